@@ -1,0 +1,1 @@
+"""Key hierarchy, seal and open: the only place where data is encrypted or decrypted."""

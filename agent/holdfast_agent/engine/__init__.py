@@ -1,0 +1,1 @@
+"""From walked entries to sealed packs: pure and synchronous."""

@@ -1,0 +1,1 @@
+"""Use cases of the agent: backup, restore, browse, verify."""

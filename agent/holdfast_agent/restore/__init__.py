@@ -1,0 +1,1 @@
+"""From a snapshot to files: plan, fetch, open, write, always under the target."""

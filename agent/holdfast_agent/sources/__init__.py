@@ -1,0 +1,1 @@
+"""What can be backed up: the file system, walked by directory descriptors."""

@@ -1,0 +1,1 @@
+"""What lives beside the volume: identity, journal, cache."""

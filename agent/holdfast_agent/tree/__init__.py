@@ -1,0 +1,1 @@
+"""Entries of a snapshot and the pages that hold them."""

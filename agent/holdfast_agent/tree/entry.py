@@ -1,0 +1,88 @@
+"""What a snapshot says of one name: stat part, content part, extents."""
+
+from __future__ import annotations
+
+from enum import IntEnum, IntFlag
+
+import msgspec
+
+
+class EntryType(IntEnum):
+    """Kind of a directory entry; the numbers are part of the format."""
+
+    FILE = 1
+    DIRECTORY = 2
+    SYMLINK = 3
+    FIFO = 4
+    SOCKET = 5
+    CHAR_DEVICE = 6
+    BLOCK_DEVICE = 7
+
+
+class EntryFlag(IntFlag):
+    """Bits of an entry's stat part; unknown bits are refused by readers."""
+
+    UNSETTLED = 1
+    """The file may have changed within one timestamp tick after it was read: never «unchanged»."""
+    IMPLIED = 2
+    """A directory above the paths of the backup: made on restore, nothing known of it."""
+    SKIPPED = 4
+    """The entry's content or children could not be read: listed in the report, not restored."""
+
+
+class Stat(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
+    """The stat part: what decides whether an entry is unchanged."""
+
+    name: bytes
+    """1 to 255 bytes without NUL and slash, not `.` or `..`."""
+    type: int
+    """EntryType."""
+    mode: int
+    """Permission bits, 0 to 0o7777."""
+    size: int
+    """Logical bytes of a regular file, otherwise 0."""
+    mtime_ns: int
+    """Nanoseconds since 1970, negative before."""
+    ctime_ns: int
+    inode: int
+    flags: int = 0
+    """EntryFlag."""
+
+
+class Extent(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A part of a chunk's plaintext; in pages `chunk` is an index into the page's id table."""
+
+    chunk: bytes
+    """32 bytes: chunk id. All zero: a hole of `length` bytes (`offset` is 0)."""
+    offset: int
+    length: int
+    """At least 1."""
+
+
+class Content(msgspec.Struct, frozen=True, kw_only=True):
+    """The content part: everything of an entry that its stat part does not say."""
+
+    uid: int = 0
+    gid: int = 0
+    user: str = ""
+    """Owner by name where the agent could resolve it, else empty."""
+    group: str = ""
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+    """(name, value), sorted by name; POSIX ACLs are `system.posix_acl_access` / `_default`."""
+    link_group: bytes = b""
+    """16 bytes where the file has other names (nlink > 1), else empty."""
+    target: bytes = b""
+    """Of a symlink."""
+    device: int = 0
+    """st_rdev of a device."""
+    content_id: bytes = b""
+    """32 bytes for a small regular file that is not empty, else empty."""
+    extents: tuple[Extent, ...] = ()
+    """A file's content in order, or a directory's pages in order."""
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One name of a directory."""
+
+    stat: Stat
+    content: Content

@@ -1,0 +1,1 @@
+"""What agent and server must agree on: bytes at rest, messages, errors, limits."""

@@ -1,0 +1,1 @@
+"""Bytes at rest: sealed chunk, pack, refs, manifest, identity, domain, journal."""

@@ -1,0 +1,1 @@
+"""Messages of the control channel, routes and records of the HTTP API."""

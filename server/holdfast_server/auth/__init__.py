@@ -1,0 +1,1 @@
+"""Enrolment, tokens, certificates, signatures."""

@@ -1,0 +1,1 @@
+"""Connected agents, dispatch of jobs, progress."""

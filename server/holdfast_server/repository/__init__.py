@@ -1,0 +1,1 @@
+"""Accept packs, read ranges, commit snapshots."""

@@ -1,0 +1,1 @@
+"""Where packs and manifests lie."""
