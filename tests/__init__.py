@@ -1,0 +1,1 @@
+"""Tests, in folders by the question they answer; `tests.support` is what they share."""
