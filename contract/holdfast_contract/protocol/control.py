@@ -90,7 +90,7 @@ FINAL_STATES = frozenset(
 
 
 # --- server to agent, at the start
-class Challenge(Message, tag="challenge"):
+class Challenge(Message, kw_only=True, tag="challenge"):
     """First message: sign this."""
 
     nonce: Hash
@@ -106,7 +106,7 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     limit_download: Count = 0
 
 
-class Welcome(Message, tag="welcome"):
+class Welcome(Message, kw_only=True, tag="welcome"):
     """The proof was right: use this bearer token on the data routes until the connection ends."""
 
     client: Text
@@ -115,14 +115,14 @@ class Welcome(Message, tag="welcome"):
     heartbeat_seconds: float
 
 
-class Refuse(Message, tag="refuse"):
+class Refuse(Message, kw_only=True, tag="refuse"):
     """The connection ends; `code` is an error's code."""
 
     code: Text
     message: Text
 
 
-class NewSettings(Message, tag="settings"):
+class NewSettings(Message, kw_only=True, tag="settings"):
     """New limits, at once."""
 
     settings: AgentSettings
@@ -136,7 +136,7 @@ class Reference(Struct, frozen=True, forbid_unknown_fields=True):
     client: Text
 
 
-class Backup(Message, tag="backup"):
+class Backup(Message, kw_only=True, tag="backup"):
     """Back up `paths` (empty: all roots).
 
     `head_seq`, `head` are the newest standing or pruned snapshot of the client's history (0 and zero
@@ -168,7 +168,7 @@ class RestoreItem(Struct, frozen=True, forbid_unknown_fields=True):
     path: PathBytes
 
 
-class Restore(Message, tag="restore"):
+class Restore(Message, kw_only=True, tag="restore"):
     """Restore `items` in place (`target` empty) or under `target`."""
 
     job: Ulid
@@ -185,26 +185,26 @@ class Restore(Message, tag="restore"):
     limit_download: Count
 
 
-class Verify(Message, tag="verify"):
+class Verify(Message, kw_only=True, tag="verify"):
     """Open every chunk of a snapshot and compare ids, content ids and refs."""
 
     job: Ulid
     item: RestoreItem
 
 
-class Cancel(Message, tag="cancel"):
+class Cancel(Message, kw_only=True, tag="cancel"):
     """End this job; answered by Finished."""
 
     job: Ulid
 
 
-class FinishedSeen(Message, tag="finished-seen"):
+class FinishedSeen(Message, kw_only=True, tag="finished-seen"):
     """The end of the job is durable in the catalog: forget its journal."""
 
     job: Ulid
 
 
-class Query(Message, tag="query"):
+class Query(Message, kw_only=True, tag="query"):
     """Answer by streaming a body to `POST /agent/v1/answers/{query}`.
 
     kind      arguments                          answer
@@ -225,14 +225,14 @@ class Query(Message, tag="query"):
     blob: bytes = b""
 
 
-class CancelQuery(Message, tag="cancel-query"):
+class CancelQuery(Message, kw_only=True, tag="cancel-query"):
     """Nobody waits for the answer any more."""
 
     query: Ulid
 
 
 # --- agent to server
-class Hello(Message, tag="hello"):
+class Hello(Message, kw_only=True, tag="hello"):
     """Proof and state of the agent.
 
     `signature` = Ed25519 over `hello_proof(nonce, identity, client)`.
@@ -251,7 +251,7 @@ class Hello(Message, tag="hello"):
     """Jobs in the agent's journal: those that the server calls over or unknown come back as FinishedSeen, the others go on."""
 
 
-class Accepted(Message, tag="accepted"):
+class Accepted(Message, kw_only=True, tag="accepted"):
     """The job has begun (or goes on)."""
 
     job: Ulid
@@ -267,7 +267,7 @@ class Counts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bytes_total: Count = 0
 
 
-class Progress(Message, tag="progress"):
+class Progress(Message, kw_only=True, tag="progress"):
     """At least once a second while a job runs; `current` is relayed, never stored or logged."""
 
     job: Ulid
@@ -287,7 +287,7 @@ class Failure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     details: dict[str, object] = field(default_factory=dict)
 
 
-class Finished(Message, tag="finished"):
+class Finished(Message, kw_only=True, tag="finished"):
     """The job is over on this side; repeated at every connect until FinishedSeen.
 
     Names (skipped, not_exact, plan) go before it by `PUT /agent/v1/jobs/{job}/result`.

@@ -35,7 +35,7 @@ class Row(Struct, kw_only=True):
 
 
 # --- problem documents (RFC 9457)
-class Problem(Row):
+class Problem(Row, kw_only=True):
     """Every error answer, `application/problem+json`; `code` is stable, `exit` is the command's exit code."""
 
     type: str
@@ -49,7 +49,7 @@ class Problem(Row):
     request_id: str = ""
 
 
-class Listing(Row):
+class Listing(Row, kw_only=True):
     """One page of a list; `next` goes into `?after=`, empty at the end."""
 
     items: list[Any]
@@ -57,20 +57,20 @@ class Listing(Row):
 
 
 # --- domains, tokens, enrolment
-class DomainCreate(Request):
+class DomainCreate(Request, kw_only=True):
     """`record` is the domain record (docs/format.md), base64."""
 
     name: Name
     record: bytes
 
 
-class DomainRecordPut(Request):
+class DomainRecordPut(Request, kw_only=True):
     """A newer revision of the domain record."""
 
     record: bytes
 
 
-class DomainRow(Row):
+class DomainRow(Row, kw_only=True):
     """A domain."""
 
     name: str
@@ -82,7 +82,7 @@ class DomainRow(Row):
     snapshots: int
 
 
-class TokenCreate(Request):
+class TokenCreate(Request, kw_only=True):
     """A token for people and programs; only `admin` is offered yet."""
 
     role: Annotated[str, Meta(pattern="^admin$")]
@@ -91,7 +91,7 @@ class TokenCreate(Request):
     label: Text = ""
 
 
-class EnrolTokenCreate(Request):
+class EnrolTokenCreate(Request, kw_only=True):
     """A one-time token with which one client of `domain` becomes known."""
 
     domain: Name
@@ -99,7 +99,7 @@ class EnrolTokenCreate(Request):
     ttl_seconds: Seconds = 3600
 
 
-class TokenRow(Row):
+class TokenRow(Row, kw_only=True):
     """A token without its secret; `token` is filled once, in the answer to its creation."""
 
     id: str
@@ -115,14 +115,14 @@ class TokenRow(Row):
     token: str | None = None
 
 
-class EnrolBegin(Request):
+class EnrolBegin(Request, kw_only=True):
     """The agent proposes a name (ignored where the token is for one client)."""
 
     client: Name | None = None
     sign_key: Annotated[bytes, Meta(min_length=32, max_length=32)]
 
 
-class EnrolOffer(Row):
+class EnrolOffer(Row, kw_only=True):
     """What the agent needs for its identity record; hashes raw, base64 in JSON."""
 
     client: str
@@ -134,14 +134,14 @@ class EnrolOffer(Row):
     head: bytes | None = None
 
 
-class EnrolFinish(Request):
+class EnrolFinish(Request, kw_only=True):
     """The signed-up identity record."""
 
     client: Name
     record: bytes
 
 
-class IdentityAnswer(Row):
+class IdentityAnswer(Row, kw_only=True):
     """The identity record counts now; `identity` is its hash."""
 
     client: str
@@ -149,7 +149,7 @@ class IdentityAnswer(Row):
 
 
 # --- clients
-class ClientRow(Row):
+class ClientRow(Row, kw_only=True):
     """A row of `clients`."""
 
     name: str
@@ -171,19 +171,19 @@ class ClientRow(Row):
     enrolled: str | None = None
 
 
-class ClientSet(Request):
+class ClientSet(Request, kw_only=True):
     """Settings of a client; null leaves one as it is, 0 removes the limit."""
 
     limit_upload: Rate | None = None
     limit_download: Rate | None = None
 
 
-class ClientAccept(Request):
+class ClientAccept(Request, kw_only=True):
     """Accept the history that the server has: the agent starts a new lineage that names both heads."""
 
 
 # --- jobs
-class JobCreateBackup(Request, tag_field="kind", tag="backup"):
+class JobCreateBackup(Request, kw_only=True, tag_field="kind", tag="backup"):
     """Start backups, one job for each client."""
 
     clients: Annotated[list[Name], Meta(min_length=1, max_length=1000)]
@@ -195,7 +195,7 @@ class JobCreateBackup(Request, tag_field="kind", tag="backup"):
     dry_run: bool = False
 
 
-class SnapshotPath(Request):
+class SnapshotPath(Request, kw_only=True):
     """A part of a snapshot; `path` / `path_b64` absolute, `/` for all."""
 
     snapshot: HexHash
@@ -207,7 +207,7 @@ class SnapshotPath(Request):
         return self.path_b64 if self.path_b64 is not None else self.path.encode()
 
 
-class JobCreateRestore(Request, tag_field="kind", tag="restore"):
+class JobCreateRestore(Request, kw_only=True, tag_field="kind", tag="restore"):
     """Start restores, one job for each target client (`to` empty: the snapshot's own)."""
 
     items: Annotated[list[SnapshotPath], Meta(min_length=1, max_length=limits.PATHS_MAX)]
@@ -226,7 +226,7 @@ class JobCreateRestore(Request, tag_field="kind", tag="restore"):
     limit_download: Rate = 0
 
 
-class JobCreateVerify(Request, tag_field="kind", tag="verify"):
+class JobCreateVerify(Request, kw_only=True, tag_field="kind", tag="verify"):
     """Have an agent open every chunk of a snapshot (`to` empty: the snapshot's own client)."""
 
     snapshot: HexHash
@@ -236,7 +236,7 @@ class JobCreateVerify(Request, tag_field="kind", tag="verify"):
 JobCreate = JobCreateBackup | JobCreateRestore | JobCreateVerify
 
 
-class ProgressRow(Row):
+class ProgressRow(Row, kw_only=True):
     """How far a job is; a total is null while unknown."""
 
     files: int = 0
@@ -246,7 +246,7 @@ class ProgressRow(Row):
     bytes_total: int | None = None
 
 
-class ErrorRow(Row):
+class ErrorRow(Row, kw_only=True):
     """Why a job failed."""
 
     code: str
@@ -256,7 +256,7 @@ class ErrorRow(Row):
     details: dict[str, Any] = field(default_factory=dict)
 
 
-class JobRow(Row):
+class JobRow(Row, kw_only=True):
     """A row of `jobs`; `snapshot` and `result` where one job is shown."""
 
     id: str
@@ -277,13 +277,13 @@ class JobRow(Row):
     """The sealed not_exact list of a restore, for who holds the key."""
 
 
-class JobsCreated(Row):
+class JobsCreated(Row, kw_only=True):
     """Answer to POST /v1/jobs."""
 
     jobs: list[JobRow]
 
 
-class JobResult(Request):
+class JobResult(Request, kw_only=True):
     """What an agent relays before Finished: names, kept in memory for ten minutes.
 
     Each list holds at most `limits.REPORTED_NAMES_MAX` rows: `{path, path_b64?, reason, message}`;
@@ -299,7 +299,7 @@ class JobResult(Request):
 
 
 # --- snapshots, queries, events
-class SnapshotRow(Row):
+class SnapshotRow(Row, kw_only=True):
     """A row of `snapshots`, newest last."""
 
     id: str
@@ -325,7 +325,7 @@ class SnapshotRow(Row):
     chunks: int = 0
 
 
-class QueryCreate(Request):
+class QueryCreate(Request, kw_only=True):
     """Ask a connected agent; the answer streams as NDJSON (dump: raw bytes).
 
     `client` is needed for `browse`; otherwise any connected agent of the snapshots' domain is asked,
@@ -343,7 +343,7 @@ class QueryCreate(Request):
     """report: the restore job whose sealed not_exact list is to be opened."""
 
 
-class EventRow(Row):
+class EventRow(Row, kw_only=True):
     """Something an administrator may want to know."""
 
     id: int
@@ -354,7 +354,7 @@ class EventRow(Row):
     details: dict[str, Any] = field(default_factory=dict)
 
 
-class StatusRow(Row):
+class StatusRow(Row, kw_only=True):
     """`holdfast status`."""
 
     version: str
@@ -373,7 +373,7 @@ class StatusRow(Row):
     store_reserve_bytes: int
 
 
-class DoctorRow(Row):
+class DoctorRow(Row, kw_only=True):
     """One finding of `holdfast doctor`."""
 
     check: str
@@ -384,7 +384,7 @@ class DoctorRow(Row):
 
 
 # --- agent's data routes
-class SessionAnswer(Row):
+class SessionAnswer(Row, kw_only=True):
     """An upload session with reserved object names (ULIDs)."""
 
     session: str
@@ -393,13 +393,13 @@ class SessionAnswer(Row):
     manifest: str
 
 
-class NamesAnswer(Row):
+class NamesAnswer(Row, kw_only=True):
     """More reserved names."""
 
     names: list[str]
 
 
-class CommitRequest(Request):
+class CommitRequest(Request, kw_only=True):
     """Commit the manifest and refs uploaded under these names."""
 
     manifest: str
@@ -407,14 +407,14 @@ class CommitRequest(Request):
     seq: Annotated[int, Meta(ge=1)]
 
 
-class CommitAnswer(Row):
+class CommitAnswer(Row, kw_only=True):
     """The snapshot stands, durable in store, catalog and journal. Repeating a commit gives the same answer."""
 
     snapshot: HexHash
     time_ns: int
 
 
-class MissingAnswer(Row):
+class MissingAnswer(Row, kw_only=True):
     """Answer 409 to a commit: page of ids to avoid (hex); ask again with `?after=` until `next` is empty."""
 
     missing: list[str]
@@ -422,7 +422,7 @@ class MissingAnswer(Row):
     next: str = ""
 
 
-class DamageReport(Request):
+class DamageReport(Request, kw_only=True):
     """An agent could not open this copy of a chunk."""
 
     chunk: HexHash
