@@ -48,8 +48,12 @@ JOURNAL_RECORDS_MAX: Final = 4096
 EPOCHS_MAX: Final = 1024
 PATHS_MAX: Final = 1024
 """Most paths of one snapshot."""
+EXCLUDES_MAX: Final = 1024
+"""Most exclude patterns of one snapshot."""
 TAGS_MAX: Final = 64
 TAG_BYTES_MAX: Final = 128
+REPORT_CHUNKS_MAX: Final = 16
+"""Most report chunks of one snapshot; what they have no room for is counted."""
 
 # --- control channel and HTTP
 MESSAGE_BYTES_MAX: Final = MIB

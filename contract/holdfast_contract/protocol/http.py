@@ -336,7 +336,9 @@ class QueryCreate(Request, kw_only=True):
     client: Name | None = None
     path: Text = ""
     path_b64: bytes | None = None
-    items: Annotated[list[SnapshotPath], Meta(max_length=limits.PATHS_MAX)] = field(default_factory=list)
+    items: Annotated[list[SnapshotPath], Meta(max_length=limits.PATHS_MAX)] = field(
+        default_factory=list
+    )
     pattern: Text = ""
     recursive: bool = False
     job: str = ""

@@ -1,0 +1,314 @@
+"""HTTP to the server over `http.client`: cheap in CPU, one connection a thread, abortable.
+
+aiohttp's client costs three times as much CPU for TLS uploads, and jobs run in threads anyway.
+The administrator's command uses the same client.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from holdfast_contract.errors import (
+    HoldfastError,
+    InvalidInput,
+    NotAuthenticated,
+    Unreachable,
+    UsageError,
+    error_from,
+)
+from holdfast_contract.protocol.http import Problem
+
+Buffer = bytes | bytearray | memoryview
+
+CONNECT_TIMEOUT_SECONDS = 10.0
+IDLE_TIMEOUT_SECONDS = 75.0
+"""Longest silence of one socket call: above the longest wait (60 s) that a route allows."""
+REPLY_BYTES_MAX = 64 << 20
+"""Largest reply that is read whole."""
+_DRAIN_BYTES_MAX = 1 << 20
+
+
+@dataclass(frozen=True)
+class Body:
+    """A request body that can be sent again: `parts` makes a fresh iteration at every attempt."""
+
+    length: int
+    parts: Callable[[], Iterable[Buffer]]
+    content_type: str = "application/octet-stream"
+
+    @classmethod
+    def of(cls, data: Buffer, content_type: str = "application/octet-stream") -> Body:
+        """Return the body that is `data`."""
+        return cls(len(data), lambda: (data,), content_type)
+
+    @classmethod
+    def json(cls, value: object) -> Body:
+        """Return `value` as JSON."""
+        return cls.of(msgspec.json.encode(value), "application/json")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole answer with a status below 300."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass
+class Stream:
+    """An answer that is read piece by piece; `read` raises Unreachable when it breaks."""
+
+    status: int
+    headers: Mapping[str, str]
+    _response: http.client.HTTPResponse = field(repr=False)
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes, fewer only at the end."""
+        with _translated():
+            return self._response.read(size)
+
+    def read_exactly(self, size: int) -> bytes:
+        """Return `size` bytes.
+
+        Raises:
+            Unreachable: the answer ends before.
+        """
+        data = self.read(size)
+        if len(data) != size:
+            raise Unreachable("the server's answer ended early")
+        return data
+
+    def finish(self) -> None:
+        """Read the end of the answer, so that the connection is kept.
+
+        Raises:
+            InvalidInput: there is more.
+        """
+        if self.read(1):
+            raise InvalidInput("the server's answer is longer than it should be")
+
+    def readline(self, limit: int) -> bytes:
+        """Return one line with its end, at most `limit` bytes; empty at the end."""
+        with _translated():
+            return self._response.readline(limit)
+
+
+def trusting(ca: Path | None) -> ssl.SSLContext:
+    """Return a client's TLS context that trusts `ca` alone (None: the system's authorities).
+
+    Raises:
+        UsageError: the file is not there or holds no certificate.
+    """
+    try:
+        context = ssl.create_default_context(cafile=str(ca) if ca else None)
+    except (OSError, ssl.SSLError) as exc:
+        raise UsageError(
+            f"cannot read the server's CA certificate {ca}: {exc}",
+            hint="it is tls/ca.pem in the server's data directory",
+        ) from exc
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    return context
+
+
+class HttpClient:
+    """Requests to one server; thread-safe."""
+
+    def __init__(
+        self, url: str, context: ssl.SSLContext, *, bearer: Callable[[], str], user_agent: str
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("https", "http") or not parts.hostname:
+            raise UsageError(
+                f"not a server URL: {url!r}", hint="such as https://backup.example:9440"
+            )
+        self._secure = parts.scheme == "https"
+        self._host = parts.hostname
+        self._port = parts.port or (443 if self._secure else 80)
+        self._prefix = parts.path.rstrip("/")
+        self._context = context
+        self._bearer = bearer
+        self._user_agent = user_agent
+        self._lock = threading.Lock()
+        self._idle: list[http.client.HTTPConnection] = []
+        self._busy: set[http.client.HTTPConnection] = set()
+        self._aborted = False
+        self.bytes_sent = 0
+        """Bodies of requests sent so far, attempts that failed included."""
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Body | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """Return the whole answer.
+
+        Raises:
+            HoldfastError: the problem that the server told, or Unreachable.
+        """
+        with self.stream(method, path, body=body, headers=headers) as stream:
+            data = stream.read(REPLY_BYTES_MAX + 1)
+            if len(data) > REPLY_BYTES_MAX:
+                raise InvalidInput("the server's answer is too long")
+            return Reply(stream.status, stream.headers, data)
+
+    @contextmanager
+    def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Body | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Iterator[Stream]:
+        """Yield the answer for reading; the connection is kept when it was read to its end."""
+        connection, response = self._exchange(method, path, body, dict(headers or {}))
+        keep = False
+        try:
+            if response.status >= 300:
+                raise _problem(response)
+            yield Stream(response.status, dict(response.headers.items()), response)
+            keep = response.isclosed()
+        except HoldfastError:
+            keep = response.isclosed()
+            raise
+        finally:
+            self._put_back(connection, keep=keep)
+
+    def abort(self) -> None:
+        """Break every request under way and refuse new ones: for a cancelled job."""
+        with self._lock:
+            self._aborted = True
+            busy = list(self._busy)
+        for connection in busy:
+            sock = connection.sock
+            if sock is not None:
+                try:
+                    sock.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    continue
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    # --- connections
+    def _exchange(
+        self, method: str, path: str, body: Body | None, headers: dict[str, str]
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        headers["Authorization"] = f"Bearer {self._bearer()}"
+        headers["User-Agent"] = self._user_agent
+        headers["Content-Length"] = str(body.length if body else 0)
+        if body:
+            headers["Content-Type"] = body.content_type
+        while True:
+            connection, reused = self._take()
+            try:
+                with _translated():
+                    self._send(connection, method, path, body, headers)
+                    return connection, connection.getresponse()
+            except (HoldfastError, OSError) as exc:
+                self._put_back(connection, keep=False)
+                # The server may close an idle connection at any moment: that says nothing yet.
+                if not (reused and isinstance(exc, Unreachable)) or self._aborted:
+                    raise
+
+    def _send(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: Body | None,
+        headers: dict[str, str],
+    ) -> None:
+        if connection.sock is None:
+            connection.connect()
+            assert connection.sock is not None
+            connection.sock.settimeout(IDLE_TIMEOUT_SECONDS)
+            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.putrequest(method, self._prefix + path, skip_accept_encoding=True)
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        if body is None:
+            return
+        try:
+            for part in body.parts():
+                connection.send(part)
+                self.bytes_sent += len(part)
+        except (BrokenPipeError, ConnectionResetError):
+            # A server that refuses a body answers and closes: its answer says why.
+            return
+
+    def _take(self) -> tuple[http.client.HTTPConnection, bool]:
+        with self._lock:
+            if self._aborted:
+                raise Unreachable("the request was cancelled")
+            reused = bool(self._idle)
+            connection = self._idle.pop() if reused else self._new()
+            self._busy.add(connection)
+            return connection, reused
+
+    def _new(self) -> http.client.HTTPConnection:
+        if self._secure:
+            return http.client.HTTPSConnection(
+                self._host, self._port, timeout=CONNECT_TIMEOUT_SECONDS, context=self._context
+            )
+        return http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_TIMEOUT_SECONDS)
+
+    def _put_back(self, connection: http.client.HTTPConnection, *, keep: bool) -> None:
+        with self._lock:
+            self._busy.discard(connection)
+            if keep and not self._aborted and connection.sock is not None:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn errors of sockets, TLS and http.client into ours."""
+    try:
+        yield
+    except ssl.SSLCertVerificationError as exc:
+        raise NotAuthenticated(
+            f"the server's certificate is not trusted: {exc.verify_message}",
+            hint="is HOLDFAST_CA the tls/ca.pem of this server?",
+        ) from exc
+    except (OSError, http.client.HTTPException, ValueError) as exc:
+        raise Unreachable(
+            f"the server does not answer: {str(exc) or type(exc).__name__}",
+            hint="is HOLDFAST_SERVER right, and is the server running?",
+        ) from exc
+
+
+def _problem(response: http.client.HTTPResponse) -> HoldfastError:
+    """Return the error that an answer of 300 or more tells."""
+    with _translated():
+        data = response.read(_DRAIN_BYTES_MAX)
+    try:
+        problem = msgspec.json.decode(data, type=Problem)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        kind = Unreachable if response.status >= 500 else InvalidInput
+        return kind(f"the server answered {response.status}", hint="is this a Holdfast server?")
+    return error_from(
+        problem.code, problem.detail or problem.title, hint=problem.hint, details=problem.details
+    )
