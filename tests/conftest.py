@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 from blockbuster import blockbuster_ctx
 from hypothesis import HealthCheck, settings
+
+from tests.support.world import World
 
 CI = bool(os.environ.get("CI"))
 SLOW_MACHINE = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -42,6 +45,44 @@ def blocking_calls_fail(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     with blockbuster_ctx(["holdfast_server", "holdfast_agent"]):
         yield
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """One running server for all tests of a module, each with clients of its own."""
+    yield from _running(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def own_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A running server for one test, which may kill or break it."""
+    yield from _running(tmp_path_factory.mktemp("own"))
+
+
+def _running(top: Path) -> Iterator[World]:
+    world = World(top)
+    try:
+        world.start_server()
+        yield world
+    finally:
+        unclean = world.close()
+    assert unclean == [], "SIGTERM ends every process with 0"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the logs of a world's processes below a failure."""
+    report = yield
+    if report.failed:
+        worlds = [
+            value for value in getattr(item, "funcargs", {}).values() if isinstance(value, World)
+        ]
+        report.sections += [
+            (f"log of {name}", text) for world in worlds for name, text in world.logs().items()
+        ]
+    return report
 
 
 def _skipped(config: pytest.Config) -> int:

@@ -32,12 +32,16 @@ CA = Setting(
     "ca", optional(PATH), None, "file with the server's CA certificate; default: the system's"
 )
 STATE = Setting("state", optional(ABSOLUTE_PATH), None, "directory for identity, journal and cache")
-ROOTS = Setting("roots", many(ABSOLUTE_PATH, separator=":"), (), "all that may ever be read")
+ROOTS: Setting[tuple[Path, ...]] = Setting(
+    "roots", many(ABSOLUTE_PATH, separator=":"), (), "all that may ever be read"
+)
 RESTORE = Setting(
-    "restore", choice(*Mode), Mode.IN_PLACE.value, "where a restore may write: the original paths too,"
-    " only a --target, or nowhere",
+    "restore",
+    choice(*Mode),
+    Mode.IN_PLACE.value,
+    "where a restore may write: the original paths too, only a --target, or nowhere",
 )  # fmt: skip
-RESTORE_ROOTS = Setting(
+RESTORE_ROOTS: Setting[tuple[Path, ...]] = Setting(
     "restore_roots", many(ABSOLUTE_PATH, separator=":"), (), "all that a restore may ever write",
     default_text="the roots",
 )  # fmt: skip
@@ -79,7 +83,7 @@ class AgentConfig:
 
     server: str
     ca: Path | None
-    state: bytes
+    state: Path
     """Absolute path."""
     roots: tuple[bytes, ...]
     """Absolute paths, at least one."""
@@ -107,14 +111,15 @@ def agent_config(settings: Settings, host_name: str) -> AgentConfig:
     if not settings[ROOTS]:
         raise UsageError(f"{ROOTS.variable} is not set", hint=ROOTS.help)
     assert server is not None and state is not None and key_file is not None
-    roots = tuple(map(os.fsencode, settings[ROOTS]))
+    root_paths, restore_paths = settings[ROOTS], settings[RESTORE_ROOTS]
+    roots = tuple(os.fsencode(path) for path in root_paths)
     return AgentConfig(
         server=server.rstrip("/"),
         ca=settings[CA],
-        state=os.fsencode(state),
+        state=state,
         roots=roots,
         restore=Mode(settings[RESTORE]),
-        restore_roots=tuple(map(os.fsencode, settings[RESTORE_ROOTS])) or roots,
+        restore_roots=tuple(os.fsencode(path) for path in restore_paths) or roots,
         browse=Browse(settings[BROWSE]),
         key_file=key_file,
         client=settings[CLIENT] or host_name,

@@ -1,7 +1,7 @@
 """Compare two file trees attribute by attribute; shares no code with the product.
 
-`scan` turns a tree into facts, `compare` lists how two sets of facts differ, `differences` does both.
-Everything is read through directory descriptors, so that a path may be longer than the kernel takes.
+`scan` turns a tree into facts, `compare` lists how two of them differ, `differences` does both.
+All is read through directory descriptors, so that a path may be longer than the kernel takes.
 A tree can be scanned before it changes and compared later: facts hold no descriptor.
 """
 
@@ -86,7 +86,7 @@ def differences(want: Path, got: Path, *, ignore: Collection[Aspect] = ()) -> li
 def scan(top: Path) -> Tree:
     """Return the facts of `top` and everything below it; {} when `top` is absent.
 
-    The parents of `top` are followed as a path; `top` may be any kind of entry, no symlink is followed.
+    The parents of `top` are followed as a path; `top` itself may be any kind of entry.
     """
     parent = os.open(top.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     tree: Tree = {}
@@ -255,16 +255,17 @@ def _without(data: tuple[Range, ...], other: tuple[Range, ...], size: int) -> li
     return [(start, min(end, size)) for start, end in found if start < size]
 
 
-def _groups(tree: Tree) -> set[tuple[bytes, ...]]:
+def _groups(tree: Tree, paths: Collection[bytes]) -> set[tuple[bytes, ...]]:
     by_inode: dict[tuple[int, int], list[bytes]] = {}
     for path, facts in tree.items():
-        if facts.inode is not None:
+        if facts.inode is not None and path in paths:
             by_inode.setdefault(facts.inode, []).append(path)
     return {tuple(sorted(paths)) for paths in by_inode.values() if len(paths) > 1}
 
 
 def _link_differences(want: Tree, got: Tree) -> Iterator[tuple[bytes, Aspect, str]]:
-    left, right = _groups(want), _groups(got)
+    both = want.keys() & got.keys()
+    left, right = _groups(want, both), _groups(got, both)
     for group in left ^ right:
         text = "are no longer one file" if group in left else "are one file now"
         yield group[0], Aspect.LINKS, f"{list(group)!r} {text}"

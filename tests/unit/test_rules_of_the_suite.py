@@ -52,6 +52,21 @@ def test_a_soak_test_runs_on_demand_only(tmp_path: Path) -> None:
     assert "1 passed, 1 deselected" in asked
 
 
+def test_a_failure_shows_the_logs_of_the_worlds_processes(tmp_path: Path) -> None:
+    source = f"""
+import pathlib, pytest
+from tests.support.world import World
+@pytest.fixture
+def a_world():
+    pathlib.Path("{tmp_path}", "server.log").write_text("out of luck")
+    return World(pathlib.Path("{tmp_path}"))
+def test_a(a_world): assert False
+"""
+    shown = run(tmp_path, source).stdout
+    assert "log of server" in shown
+    assert "out of luck" in shown
+
+
 def planted_nap() -> None:
     """Sleep as if a module of the agent did it."""
     assert holdfast_agent.__file__ is not None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from typing import Final, Protocol
 
 from holdfast_contract.clock import Clock, SystemClock
+
+_CLOCK_REALTIME_COARSE: Final = 5
+"""linux/time.h; Python's `time` does not name it."""
 
 
 class FileClock(Clock, Protocol):
@@ -24,4 +27,4 @@ class SystemFileClock(SystemClock):
 
     def stamp_ns(self) -> int:
         """Return CLOCK_REALTIME_COARSE in nanoseconds since 1970."""
-        return time.clock_gettime_ns(time.CLOCK_REALTIME_COARSE)
+        return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)

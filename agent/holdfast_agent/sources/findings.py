@@ -11,7 +11,7 @@ from typing import NamedTuple
 class Reason(StrEnum):
     """Stable words of a report; the message beside it is for people."""
 
-    PERMISSION = "permission"
+    DENIED = "denied"
     VANISHED = "vanished"
     REPLACED = "replaced"
     """Another kind of thing, or a symlink, stands where something was expected."""
@@ -29,8 +29,8 @@ class Reason(StrEnum):
 
 
 _REASONS = {
-    errno.EACCES: Reason.PERMISSION,
-    errno.EPERM: Reason.PERMISSION,
+    errno.EACCES: Reason.DENIED,
+    errno.EPERM: Reason.DENIED,
     errno.ENOENT: Reason.VANISHED,
     errno.ESTALE: Reason.VANISHED,
     errno.ELOOP: Reason.REPLACED,

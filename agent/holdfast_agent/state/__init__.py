@@ -1,1 +1,1 @@
-"""What lives beside the volume: identity, journal, cache."""
+"""What lives beside the volume: identity, memory of the history, journal of jobs, tree cache."""

@@ -42,7 +42,8 @@ _DRAIN_BYTES_MAX = 1 << 20
 class Body:
     """A request body that can be sent again: `parts` makes a fresh iteration at every attempt."""
 
-    length: int
+    length: int | None
+    """Bytes; None: not known before, sent in chunked coding."""
     parts: Callable[[], Iterable[Buffer]]
     content_type: str = "application/octet-stream"
 
@@ -145,8 +146,6 @@ class HttpClient:
         self._idle: list[http.client.HTTPConnection] = []
         self._busy: set[http.client.HTTPConnection] = set()
         self._aborted = False
-        self.bytes_sent = 0
-        """Bodies of requests sent so far, attempts that failed included."""
 
     def call(
         self,
@@ -216,7 +215,10 @@ class HttpClient:
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         headers["Authorization"] = f"Bearer {self._bearer()}"
         headers["User-Agent"] = self._user_agent
-        headers["Content-Length"] = str(body.length if body else 0)
+        if body is not None and body.length is None:
+            headers["Transfer-Encoding"] = "chunked"
+        else:
+            headers["Content-Length"] = str(body.length if body else 0)
         if body:
             headers["Content-Type"] = body.content_type
         while True:
@@ -252,8 +254,13 @@ class HttpClient:
             return
         try:
             for part in body.parts():
+                if body.length is None:
+                    connection.send(b"%x\r\n" % len(part))
                 connection.send(part)
-                self.bytes_sent += len(part)
+                if body.length is None:
+                    connection.send(b"\r\n")
+            if body.length is None:
+                connection.send(b"0\r\n\r\n")
         except (BrokenPipeError, ConnectionResetError):
             # A server that refuses a body answers and closes: its answer says why.
             return

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from enum import IntEnum, IntFlag
+from typing import Annotated, Final
 
 import msgspec
+
+HOLE_CHUNK: Final = bytes(32)
+"""`Extent.chunk` of a hole: `length` bytes of zeros, `offset` is 0."""
+SELF_CHUNK: Final = b"\xff" * 32
+"""`Extent.chunk` while writing: the tree chunk in which the page or block itself will lie.
+
+Its id cannot be known before it is complete. Decoders give the real id instead.
+"""
 
 
 class EntryType(IntEnum):
@@ -30,22 +39,29 @@ class EntryFlag(IntFlag):
     """The entry's content or children could not be read: listed in the report, not restored."""
 
 
-class Stat(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
-    """The stat part: what decides whether an entry is unchanged."""
+Signed64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
-    name: bytes
+
+class Stat(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
+    """The stat part: what decides whether an entry is unchanged.
+
+    Bounds hold when decoding; who makes one keeps them.
+    """
+
+    name: Annotated[bytes, msgspec.Meta(min_length=1, max_length=255)]
     """1 to 255 bytes without NUL and slash, not `.` or `..`."""
-    type: int
+    type: Annotated[int, msgspec.Meta(ge=1, le=7)]
     """EntryType."""
-    mode: int
+    mode: Annotated[int, msgspec.Meta(ge=0, le=0o7777)]
     """Permission bits, 0 to 0o7777."""
-    size: int
+    size: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
     """Logical bytes of a regular file, otherwise 0."""
-    mtime_ns: int
+    mtime_ns: Signed64
     """Nanoseconds since 1970, negative before."""
-    ctime_ns: int
-    inode: int
-    flags: int = 0
+    ctime_ns: Signed64
+    inode: Annotated[int, msgspec.Meta(ge=0)]
+    """Up to 64 bits."""
+    flags: Annotated[int, msgspec.Meta(ge=0, le=7)]
     """EntryFlag."""
 
 
@@ -53,7 +69,7 @@ class Extent(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields
     """A part of a chunk's plaintext; in pages `chunk` is an index into the page's id table."""
 
     chunk: bytes
-    """32 bytes: chunk id. All zero: a hole of `length` bytes (`offset` is 0)."""
+    """32 bytes: chunk id, or HOLE_CHUNK; in what is encoded also SELF_CHUNK."""
     offset: int
     length: int
     """At least 1."""
@@ -69,6 +85,8 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     group: str = ""
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
     """(name, value), sorted by name; POSIX ACLs are `system.posix_acl_access` / `_default`."""
+    xattr_blocks: tuple[Extent, ...] = ()
+    """Where the attributes lie in blocks instead: in `tree.block`, `attributes_of` reads both."""
     link_group: bytes = b""
     """16 bytes where the file has other names (nlink > 1), else empty."""
     target: bytes = b""
@@ -78,7 +96,9 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     content_id: bytes = b""
     """32 bytes for a small regular file that is not empty, else empty."""
     extents: tuple[Extent, ...] = ()
-    """A file's content in order, or a directory's pages in order."""
+    """A file's content in order, or a directory's pages in order; see `spill`."""
+    spill: int = 0
+    """1: `extents` name blocks that hold the entry's extents; 2: blocks that name such blocks."""
 
 
 class Entry(msgspec.Struct, frozen=True):

@@ -87,20 +87,25 @@ def split_record(
 
 
 def mac_input(context: str, body: Buffer, *more: Buffer) -> bytes:
-    """Return `context || length of the body u32 || body || more`, what MACs and signatures cover."""
+    """Return `context || length of body u32 || body || more`: what MACs and signatures cover."""
     return b"".join((context.encode(), struct.pack("<I", len(body)), body, *more))
 
 
 class StrictDecoder:
-    """MessagePack to one type: every failure is InvalidInput, a doubled key of a map included."""
+    """MessagePack to one type: every failure is InvalidInput, a doubled key of a map included.
+
+    A map's fields have no defaults but msgspec.UNSET, for a key that may be absent. Only the
+    outermost map is checked for doubled keys: inner ones go through a decoder of their own.
+    """
 
     def __init__(self, shape: Any, what: str) -> None:
         self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(shape)
         is_map = isinstance(shape, type) and issubclass(shape, msgspec.Struct)
         is_map = is_map and not shape.__struct_config__.array_like
-        self._keys = len(shape.__struct_fields__) if is_map else None
-        assert not (is_map and shape.__struct_defaults__), "every key of a map is required"
+        self._fields = shape.__struct_fields__ if is_map else None
         self._what = what
+        if is_map:
+            assert all(default is msgspec.UNSET for default in shape.__struct_defaults__)
 
     def decode(self, data: Buffer) -> Any:
         """Return the one value that `data` is.
@@ -112,15 +117,17 @@ class StrictDecoder:
             value = self._decoder.decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
             raise InvalidInput(f"{self._what}: {exc}") from exc
-        # All keys are required and none is unknown, so a doubled key shows in the number alone.
-        if self._keys is not None and _map_length(data) != self._keys:
-            raise InvalidInput(f"{self._what}: a key stands twice")
+        if self._fields is not None:
+            # No key is unknown and none needed is missing: a doubled one shows in the number.
+            keys = sum(getattr(value, field) is not msgspec.UNSET for field in self._fields)
+            require(_map_length(data) == keys, f"{self._what}: a key stands twice")
         return value
 
 
 def _map_length(data: Buffer) -> int:
-    first = data[0]
+    view = memoryview(data)
+    first = view[0]
     if first & 0xF0 == 0x80:
         return first & 0x0F
     width = 2 if first == 0xDE else 4
-    return int.from_bytes(data[1 : 1 + width], "big")
+    return int.from_bytes(view[1 : 1 + width], "big")

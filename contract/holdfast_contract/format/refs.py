@@ -300,7 +300,7 @@ def _read_exactly(read: Callable[[int], bytes], count: int) -> bytes:
 
 
 class Difference:
-    """A difference that was checked once as a whole; its ids are read again when they are needed."""
+    """A difference that was checked once as a whole; its ids are read again when needed."""
 
     def __init__(self, header: RefsHeader, read_at: ReadAt) -> None:
         self.header = header

@@ -158,6 +158,9 @@ class Backup(Message, kw_only=True, tag="backup"):
     limit_upload: Count
     """0: the client's setting."""
     dry_run: bool = False
+    accepted: bool = False
+    """An administrator accepted the server's history although the agent remembers a newer one: the
+    agent starts a new lineage that names both heads (docs/format.md, Identity record)."""
 
 
 class RestoreItem(Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,0 +1,216 @@
+"""Key wraps: the key material sealed to recovery recipients, and the files people keep for that."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+
+from holdfast_agent.crypto.armor import decode_base64, decode_hex, parse_domain_id
+from holdfast_agent.crypto.keys import (
+    DomainKeys,
+    KeyMaterial,
+    decode_key_material,
+    encode_key_material,
+)
+from holdfast_contract.errors import InvalidInput, UnsupportedVersion, WrongKey
+from holdfast_contract.format.domain import WRAP_SUITE, Wrap
+from holdfast_contract.ids import DomainId, check_domain_name
+from holdfast_contract.limits import EPOCHS_MAX
+
+_SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+_KEY_BYTES: Final = 32
+_SEALED_FIXED_BYTES: Final = _KEY_BYTES + 16 + 32 + 2 + 8
+"""Encapsulated key, tag, and what of the key material does not grow with the epochs."""
+_EPOCH_BYTES: Final = 36
+_RECIPIENT_WORD: Final = "holdfast-recipient-1"
+_RECOVERY_WORD: Final = "holdfast-recovery-1"
+_RECOVERY_HEAD: Final = """\
+{word}
+# Recovery file of the domain {name}. Whoever holds it can read every backup of the domain.
+# Print it or keep it offline. Lost keys come back with:
+#   holdfast key recover --domain {name} --recovery THIS_FILE --key-out FILE
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What a recovery file says."""
+
+    name: str
+    """The domain's name."""
+    domain_id: DomainId
+    key_check: bytes
+    """Decides which unwrapped key is right."""
+    private_key: bytes = field(repr=False)
+    """X25519, 32 bytes."""
+    wraps: tuple[bytes, ...] = ()
+    """`Wrap.sealed` of one or more wraps to that key."""
+
+    @property
+    def recipient(self) -> bytes:
+        """The public key that the wraps are sealed to."""
+        return X25519PrivateKey.from_private_bytes(self.private_key).public_key().public_bytes_raw()
+
+
+def _info(domain_id: DomainId, epoch: int, recipient: bytes) -> bytes:
+    return b"".join((b"holdfast/1/wrap", domain_id, struct.pack("<I", epoch), recipient))
+
+
+def wrap_keys(material: KeyMaterial, recipient: bytes) -> Wrap:
+    """Return the key material sealed to the X25519 public key `recipient`.
+
+    Raises:
+        InvalidInput: `recipient` is no usable public key.
+    """
+    try:
+        public = X25519PublicKey.from_public_bytes(recipient)
+        info = _info(material.domain_id, material.newest_epoch, recipient)
+        sealed = _SUITE.encrypt(encode_key_material(material), public, info)
+    except ValueError as exc:
+        raise InvalidInput("the recipient is not a usable X25519 public key") from exc
+    return Wrap(recipient=recipient, suite=WRAP_SUITE, sealed=sealed)
+
+
+def unwrap_keys(domain_id: DomainId, sealed: bytes, private_key: bytes) -> KeyMaterial:
+    """Return the key material that a wrap holds for the owner of `private_key`.
+
+    A wrap alone does not prove that the key is the domain's: whoever knows a public key can seal
+    to it. Compare the key check before believing it.
+
+    Raises:
+        WrongKey: not sealed to this key, for this domain, or not sound.
+    """
+    private = X25519PrivateKey.from_private_bytes(private_key)
+    recipient = private.public_key().public_bytes_raw()
+    for epoch in _newest_epochs_possible(len(sealed)):
+        try:
+            data = _SUITE.decrypt(sealed, private, _info(domain_id, epoch, recipient))
+            material = decode_key_material(domain_id, data)
+        except (InvalidTag, ValueError, InvalidInput):
+            continue
+        if material.newest_epoch == epoch:
+            return material
+    raise WrongKey("the wrapped key does not open with this private key")
+
+
+def _newest_epochs_possible(sealed_bytes: int) -> Iterator[int]:
+    """Yield the newest epoch's number as the wrap's length suggests it, then those above.
+
+    The number is part of what the wrap is bound to and stands nowhere in it. A domain's epochs are
+    numbered from 1 without a gap, so the first guess holds unless old epochs were left out.
+    """
+    rest = sealed_bytes - _SEALED_FIXED_BYTES
+    count = rest // _EPOCH_BYTES
+    if rest % _EPOCH_BYTES == 0 and 1 <= count <= EPOCHS_MAX:
+        yield from range(count, EPOCHS_MAX + 1)
+
+
+def new_recovery(name: str, material: KeyMaterial) -> tuple[Recovery, Wrap]:
+    """Return a recovery file's content with a new private key, and the domain record's wrap."""
+    private_key = X25519PrivateKey.generate().private_bytes_raw()
+    keys = DomainKeys(material)
+    recovery = Recovery(name, material.domain_id, keys.key_check, private_key)
+    wrap = wrap_keys(material, recovery.recipient)
+    return Recovery(name, material.domain_id, keys.key_check, private_key, (wrap.sealed,)), wrap
+
+
+def format_recovery_file(recovery: Recovery) -> str:
+    """Return the recovery file's text: printable ASCII lines. It is a secret."""
+    rows = [
+        ("name", recovery.name),
+        ("domain", recovery.domain_id.hex()),
+        ("key-check", recovery.key_check.hex()),
+        ("private-key", base64.b64encode(recovery.private_key).decode()),
+        *(("wrap", base64.b64encode(sealed).decode()) for sealed in recovery.wraps),
+    ]
+    head = _RECOVERY_HEAD.format(word=_RECOVERY_WORD, name=recovery.name)
+    return head + "".join(f"{word} {value}\n" for word, value in rows)
+
+
+def parse_recovery_file(text: str) -> Recovery:
+    """Return what a recovery file says. The messages of errors show nothing of the private key.
+
+    Raises:
+        InvalidInput: not a recovery file, or mistyped.
+        UnsupportedVersion: a recovery file of another version.
+    """
+    rows = [line.strip() for line in text.splitlines()]
+    rows = [row for row in rows if row and not row.startswith("#")]
+    first = rows[0] if rows else ""
+    if first != _RECOVERY_WORD:
+        if first.startswith("holdfast-recovery-"):
+            raise UnsupportedVersion("this version of recovery files is unknown")
+        raise InvalidInput("not a recovery file", hint=f"its first line is {_RECOVERY_WORD}")
+    found: dict[str, list[str]] = {}
+    for row in rows[1:]:
+        word, _, value = row.partition(" ")
+        found.setdefault(word, []).append(value.strip())
+    once = ("name", "domain", "key-check", "private-key")
+    if set(found) != {*once, "wrap"} or any(len(found[word]) != 1 for word in once):
+        raise InvalidInput("recovery file: a line is missing, doubled or unknown")
+    private_key = decode_base64(found["private-key"][0], "recovery file: private-key")
+    if len(private_key) != _KEY_BYTES:
+        raise InvalidInput("recovery file: private-key is not 32 bytes")
+    return Recovery(
+        check_domain_name(found["name"][0]),
+        parse_domain_id(found["domain"][0]),
+        decode_hex(found["key-check"][0], 32, "recovery file: key-check"),
+        private_key,
+        tuple(decode_base64(value, "recovery file: wrap") for value in found["wrap"]),
+    )
+
+
+def recover(recovery_text: str, more_wraps: Iterable[Wrap] = ()) -> KeyMaterial:
+    """Return a domain's keys from its recovery file alone, or newer ones from `more_wraps`.
+
+    Only the file's own key check is believed: a server could offer a wrap of a key that it made.
+
+    Raises:
+        InvalidInput, UnsupportedVersion: not a recovery file.
+        WrongKey: no wrap opens to the key that the file's key check names.
+    """
+    recovery = parse_recovery_file(recovery_text)
+    mine = [wrap.sealed for wrap in more_wraps if wrap.recipient == recovery.recipient]
+    found: list[KeyMaterial] = []
+    for sealed in (*recovery.wraps, *mine):
+        try:
+            material = unwrap_keys(recovery.domain_id, sealed, recovery.private_key)
+        except WrongKey:
+            continue
+        if hmac.compare_digest(DomainKeys(material).key_check, recovery.key_check):
+            found.append(material)
+    if not found:
+        raise WrongKey(
+            "no wrapped key opens to the one that the recovery file names",
+            hint="the file is damaged, or was changed",
+        )
+    return max(found, key=lambda material: (material.newest_epoch, len(material.epochs)))
+
+
+def format_recipient_file(recipient: bytes) -> str:
+    """Return the recipient file's text for an X25519 public key."""
+    assert len(recipient) == _KEY_BYTES
+    return f"{_RECIPIENT_WORD} {recipient.hex()}\n"
+
+
+def parse_recipient_file(text: str) -> bytes:
+    """Return the X25519 public key of a recipient file.
+
+    Raises:
+        InvalidInput: not a recipient file, or mistyped.
+        UnsupportedVersion: a recipient file of another version.
+    """
+    word, _, value = text.strip().partition(" ")
+    if word != _RECIPIENT_WORD:
+        if word.startswith("holdfast-recipient-"):
+            raise UnsupportedVersion("this version of recipient files is unknown")
+        raise InvalidInput("not a recipient file", hint=f"one line: {_RECIPIENT_WORD} HEX")
+    return decode_hex(value, _KEY_BYTES, "the recipient")

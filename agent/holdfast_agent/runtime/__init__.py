@@ -1,0 +1,1 @@
+"""Composition root of the agent: the only place that wires objects together."""

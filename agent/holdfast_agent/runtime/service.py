@@ -1,0 +1,242 @@
+"""The agent at work: one event loop that keeps the control channel and reports progress.
+
+Every job and query runs in a thread of its own, on synchronous code. A job ends in the journal
+first; its end is told at every connect until the server says that it keeps it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import msgspec
+
+from holdfast_agent.config import VERSION, AgentConfig
+from holdfast_agent.crypto.keys import DomainKeys
+from holdfast_agent.jobs import enrol
+from holdfast_agent.jobs.runner import JobRun, Order
+from holdfast_agent.jobs.tracking import JobCancel
+from holdfast_agent.runtime.workshop import Workshop
+from holdfast_agent.state.directory import StateDirectory
+from holdfast_agent.state.journal import JobJournal
+from holdfast_agent.transport.channel import Channel
+from holdfast_agent.transport.http import Body, HttpClient
+from holdfast_agent.transport.retry import Credential
+from holdfast_contract.clock import Clock
+from holdfast_contract.errors import HoldfastError
+from holdfast_contract.logs import get_logger
+from holdfast_contract.protocol import control
+
+_log = get_logger(__name__)
+
+USER_AGENT = f"holdfast-agent/{VERSION}"
+PROGRESS_SECONDS = 0.5
+QUERIES_AT_ONCE = 4
+STOP_SECONDS = 8.0
+
+
+@dataclass
+class Agent:
+    """A known agent: its channel, its jobs, its queries. Lives in the event loop."""
+
+    config: AgentConfig
+    state: StateDirectory
+    keys: DomainKeys
+    identity: enrol.Identity
+    context: ssl.SSLContext
+    clock: Clock
+
+    def __post_init__(self) -> None:
+        """Wire what is needed."""
+        self._loop = asyncio.get_running_loop()
+        self._journal = JobJournal(self.state)
+        self._credential = Credential()
+        self._runs: dict[str, JobRun] = {}
+        self._queries: dict[str, JobCancel] = {}
+        self._query_threads = ThreadPoolExecutor(QUERIES_AT_ONCE, thread_name_prefix="query")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._channel = Channel(
+            url=self.config.server,
+            context=self.context,
+            credential=self._credential,
+            peer=self,
+            clock=self.clock,
+            uniform=random.uniform,
+            user_agent=USER_AGENT,
+        )
+        self._workshop = Workshop(
+            config=self.config,
+            state=self.state,
+            keys=self.keys,
+            identity=self.identity,
+            journal=self._journal,
+            credential=self._credential,
+            make_client=self._client,
+            clock=self.clock,
+            uniform=random.uniform,
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, or until the server refuses this identity for good."""
+        channel = asyncio.create_task(self._channel.run())
+        progress = asyncio.create_task(self._report())
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({channel, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if channel.done():
+                channel.result()
+        finally:
+            stopping.cancel()
+            progress.cancel()
+            await self._end_work()
+            await self._channel.stop()
+            await asyncio.gather(channel, progress, stopping, return_exceptions=True)
+
+    async def _end_work(self) -> None:
+        """Interrupt what runs: jobs stay in the journal and go on at the next start."""
+        for cancel in list(self._queries.values()):
+            cancel.set()
+        for run in list(self._runs.values()):
+            run.interrupt()
+        for run in list(self._runs.values()):
+            await asyncio.to_thread(run.join, STOP_SECONDS)
+        await asyncio.to_thread(self._query_threads.shutdown, wait=True, cancel_futures=True)
+
+    def _client(self) -> HttpClient:
+        return HttpClient(
+            self.config.server, self.context, bearer=self._credential.bearer, user_agent=USER_AGENT
+        )
+
+    # --- Peer: what the channel calls
+    def hello(self, nonce: bytes) -> control.Hello:
+        """Return the signed hello for this challenge."""
+        identity = self._workshop.identity
+        proof = control.hello_proof(nonce, identity.hash, identity.client)
+        return control.Hello(
+            protocol=control.PROTOCOL_VERSION,
+            agent_version=VERSION,
+            client=identity.client,
+            identity=identity.hash,
+            signature=identity.key.sign(proof),
+            roots=list(self.config.roots),
+            restore=self.config.restore,
+            restore_roots=list(self.config.restore_roots),
+            browse=self.config.browse,
+            jobs=[known.job for known in self._journal.all()],
+        )
+
+    async def welcomed(self, welcome: control.Welcome) -> None:
+        """Go on with the journalled jobs, tell the ends that were not seen yet."""
+        _log.info("connected", client=welcome.client, server=self.config.server)
+        self._workshop.set_limits(welcome.settings)
+        for run in list(self._runs.values()):
+            if run.outcome is not None:
+                self._spawn(self._tell_end(run))
+        for known in await asyncio.to_thread(self._journal.all):
+            order = control.decode_to_agent(known.order)
+            if isinstance(order, Order):
+                await self._begin(order)
+
+    async def received(self, message: control.ToAgent) -> None:
+        """Act on one message of the server."""
+        match message:
+            case control.Backup() | control.Restore() | control.Verify():
+                await self._begin(message)
+            case control.Cancel(job=job):
+                await self._cancel(job)
+            case control.FinishedSeen(job=job):
+                await self._forget(job)
+            case control.NewSettings(settings=settings):
+                self._workshop.set_limits(settings)
+            case control.Query():
+                self._spawn(self._answer(message))
+            case control.CancelQuery(query=query):
+                if query in self._queries:
+                    self._queries[query].set()
+            case _:
+                _log.warning("message at the wrong time", kind=type(message).__name__)
+
+    # --- jobs
+    async def _begin(self, order: Order) -> None:
+        run = self._runs.get(order.job)
+        if run is None:
+            run = JobRun(
+                order,
+                journal=self._journal,
+                work=self._workshop.work,
+                told=lambda ended: self._loop.call_soon_threadsafe(self._ended, ended),
+            )
+            self._workshop.watch(run)
+            self._runs[order.job] = run
+            await asyncio.to_thread(self._note, order)
+            run.start()
+        await self._channel.send(control.Accepted(job=order.job))
+
+    def _note(self, order: Order) -> None:
+        try:
+            self._journal.begin(order.job, control.encode(order))
+        except HoldfastError as error:
+            _log.warning("the journal cannot keep the job", reason=error.message)
+
+    async def _cancel(self, job: str) -> None:
+        run = self._runs.get(job)
+        if run is not None:
+            run.cancel.set()
+            return
+        await self._channel.send(control.Finished(job=job, state=control.JobState.CANCELLED))
+
+    async def _forget(self, job: str) -> None:
+        run = self._runs.pop(job, None)
+        if run is not None and run.outcome is None:
+            # The server has given the job up; nobody waits for its end.
+            run.interrupt()
+            await asyncio.to_thread(run.join, STOP_SECONDS)
+        await asyncio.to_thread(self._journal.forget, job)
+
+    def _ended(self, run: JobRun) -> None:
+        if self._runs.get(run.job) is run:
+            self._spawn(self._tell_end(run))
+
+    async def _tell_end(self, run: JobRun) -> None:
+        assert run.outcome is not None
+        outcome = run.outcome
+        try:
+            await asyncio.to_thread(self._relay_names, run.job, outcome.result)
+        except HoldfastError as error:
+            _log.info("names of the job's end are not relayed", code=error.code)
+        await self._channel.send(outcome.finished)
+
+    def _relay_names(self, job: str, result: object) -> None:
+        client = self._client()
+        body = Body.of(msgspec.json.encode(result), "application/json")
+        try:
+            client.call("PUT", f"/agent/v1/jobs/{job}/result", body=body)
+        finally:
+            client.close()
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            for run in list(self._runs.values()):
+                if run.outcome is None:
+                    await self._channel.send(run.message())
+
+    # --- queries
+    async def _answer(self, query: control.Query) -> None:
+        cancel = JobCancel()
+        self._queries[query.query] = cancel
+        try:
+            await self._loop.run_in_executor(
+                self._query_threads, self._workshop.answer, query, cancel
+            )
+        finally:
+            self._queries.pop(query.query, None)
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,1 @@
+"""Reading a stored snapshot: chunks opened, manifest believed, tree walked."""

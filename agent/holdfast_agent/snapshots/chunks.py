@@ -1,0 +1,138 @@
+"""Fetching and opening chunks: damage told to the server, the next copy tried, the object named."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+
+from holdfast_agent.crypto.keys import DomainKeys
+from holdfast_agent.crypto.sealing import Opener
+from holdfast_agent.ports import ChunkSource, ChunkStatus, FetchedChunk
+from holdfast_contract.errors import Damaged
+from holdfast_contract.format.chunk import ChunkType
+from holdfast_contract.ids import ChunkId
+
+_COPIES_TRIED_MAX = 4
+"""A liar may fill the server with bad copies; nobody waits for all of them."""
+_TREE_CACHE_BYTES = 8 << 20
+
+
+class ChunkReader:
+    """Opened chunks of one grant. Thread-safe.
+
+    A chunk that does not open is reported and asked for again: the server brings its next copy.
+    When none opens the result is Damaged with `object` (the pack) and `chunk`.
+    """
+
+    def __init__(self, keys: DomainKeys, source: ChunkSource, *, workers: int = 2) -> None:
+        self._opener = Opener(keys)
+        self._source = source
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="open")
+        self._tree = _Cache(_TREE_CACHE_BYTES)
+
+    def close(self) -> None:
+        """End the worker threads."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def read(self, kind: ChunkType, ids: Sequence[bytes]) -> dict[bytes, bytes | Damaged]:
+        """Return every distinct chunk of `ids`, opened, or what is wrong with it.
+
+        Holds all of them at once: the caller bounds the number.
+        """
+        wanted = list(dict.fromkeys(ids))
+        # The fetched bytes are only valid until the next chunk is asked for.
+        waiting = [
+            (chunk, self._pool.submit(self._opened, kind, chunk))
+            for chunk in map(_kept, self._source.fetch(wanted))
+        ]
+        return {chunk.id: future.result() for chunk, future in waiting}
+
+    def read_one(self, kind: ChunkType, chunk_id: bytes) -> bytes:
+        """Return the plaintext of one chunk.
+
+        Raises:
+            Damaged: no copy of it opens, or the server does not give it for this grant.
+        """
+        if kind is ChunkType.TREE and (found := self._tree.get(chunk_id)) is not None:
+            return found
+        (fetched,) = self._source.fetch([chunk_id])
+        opened = self._opened(kind, fetched)
+        if isinstance(opened, Damaged):
+            raise opened
+        if kind is ChunkType.TREE:
+            self._tree.put(chunk_id, opened)
+        return opened
+
+    def _opened(self, kind: ChunkType, fetched: FetchedChunk) -> bytes | Damaged:
+        last: Damaged | None = None
+        for _ in range(_COPIES_TRIED_MAX):
+            if fetched.status is not ChunkStatus.HERE:
+                return last or _absent(fetched)
+            try:
+                return self._opener.open(kind, ChunkId(fetched.id), fetched.sealed)
+            except Damaged as damage:
+                last = _named(damage, fetched)
+            self._source.report(
+                fetched.id, fetched.object, fetched.offset, str(last.details["reason"])
+            )
+            tried = (fetched.object, fetched.offset)
+            (fetched,) = self._source.fetch([fetched.id])
+            if (fetched.object, fetched.offset) == tried:
+                break
+        assert last is not None
+        return last
+
+
+def _kept(fetched: FetchedChunk) -> FetchedChunk:
+    if isinstance(fetched.sealed, bytes):
+        return fetched
+    return FetchedChunk(
+        fetched.id, fetched.status, fetched.object, fetched.offset, bytes(fetched.sealed)
+    )
+
+
+def _named(damage: Damaged, fetched: FetchedChunk) -> Damaged:
+    reason = damage.details.get("reason", "unreadable")
+    return Damaged(
+        f"stored object {fetched.object} is damaged at {fetched.offset}",
+        hint="a new backup stores the data again, if the files still have it",
+        object=fetched.object,
+        chunk=fetched.id.hex(),
+        reason=reason,
+    )
+
+
+def _absent(fetched: FetchedChunk) -> Damaged:
+    if fetched.status is ChunkStatus.DAMAGED:
+        return _named(Damaged("", reason="known"), fetched)
+    chunk = fetched.id.hex()
+    return Damaged(
+        f"the server does not have chunk {chunk[:16]}", object=chunk, chunk=chunk, reason="absent"
+    )
+
+
+class _Cache:
+    """The last opened tree chunks: pages of one directory often share them."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._lock = Lock()
+        self._held: OrderedDict[bytes, bytes] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: bytes) -> bytes | None:
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+            return self._held.get(key)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        with self._lock:
+            if key not in self._held:
+                self._bytes += len(value)
+            self._held[key] = value
+            while self._bytes > self._bytes_max:
+                _, dropped = self._held.popitem(last=False)
+                self._bytes -= len(dropped)

@@ -1,0 +1,288 @@
+"""One stored snapshot: believed by MAC and signature, walked page by page in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from holdfast_agent.crypto.keys import DomainKeys
+from holdfast_agent.crypto.records import open_signed_manifest
+from holdfast_agent.ports import ChunkSource
+from holdfast_agent.snapshots.chunks import ChunkReader
+from holdfast_agent.tree.block import (
+    attributes_of,
+    block_ids,
+    decode_extents_block,
+    extents_of,
+)
+from holdfast_agent.tree.entry import (
+    HOLE_CHUNK,
+    Content,
+    Entry,
+    EntryFlag,
+    EntryType,
+    Extent,
+    Stat,
+)
+from holdfast_agent.tree.page import Page, decode_page
+from holdfast_contract import limits
+from holdfast_contract.errors import (
+    Damaged,
+    InvalidInput,
+    NotFound,
+    TooLarge,
+    UnsupportedVersion,
+)
+from holdfast_contract.format.chunk import ChunkType
+from holdfast_contract.format.layout import Buffer
+from holdfast_contract.format.manifest import (
+    decode_manifest_body,
+    snapshot_id,
+    split_manifest,
+)
+from holdfast_contract.format.report import Report, decode_report
+from holdfast_contract.ids import ChunkId
+
+OnDamage = Callable[[bytes, Damaged], None]
+"""Called with the path of a directory of which a part cannot be read."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One entry and where it stands."""
+
+    path: bytes
+    """Absolute; b"/" for the root."""
+    entry: Entry
+
+    @property
+    def is_directory(self) -> bool:
+        """Tell whether the entry has children."""
+        return self.entry.stat.type == EntryType.DIRECTORY
+
+    @property
+    def is_implied(self) -> bool:
+        """Tell whether it only leads to the backed-up paths."""
+        return bool(self.entry.stat.flags & EntryFlag.IMPLIED)
+
+
+class Snapshot:
+    """A snapshot whose manifest was verified. Thread-safe but for its iterators."""
+
+    def __init__(
+        self, snapshot: bytes, *, keys: DomainKeys, source: ChunkSource, chunks: ChunkReader
+    ) -> None:
+        """Fetch and verify the manifest.
+
+        Raises:
+            WrongKey: it is of another domain than the key.
+            Damaged: it is not what its id says, or MAC or signature do not fit.
+            NotFound: the server does not give it.
+        """
+        data = source.manifest(snapshot)
+        if snapshot_id(data) != snapshot:
+            raise Damaged(
+                f"manifest of snapshot {snapshot.hex()[:16]} is damaged",
+                object=f"manifest {snapshot.hex()}",
+                reason="hash",
+            )
+        claimed = decode_manifest_body(split_manifest(data).body)
+        record = source.identity(claimed.identity)
+        signed = open_signed_manifest(data, record, keys)
+        self.id = snapshot
+        self.body = signed.body
+        self.chunks = chunks
+        self.root = Entry(
+            Stat(b"/", EntryType.DIRECTORY, 0o755, 0, 0, 0, 0, EntryFlag.IMPLIED),
+            Content(extents=tuple(Extent(e.chunk, e.offset, e.length) for e in self.body.tree)),
+        )
+
+    # --- entries
+    def pages(self, directory: Entry, path: bytes, on_damage: OnDamage | None) -> Iterator[Page]:
+        """Yield the pages of a directory in order; parts that cannot be read go to `on_damage`.
+
+        Raises:
+            Damaged: a page cannot be read and `on_damage` is None.
+        """
+        last = b""
+        try:
+            for extent in self.extents(directory):
+                try:
+                    page = self._page(extent)
+                    if page.stats and page.stats[0].name <= last:
+                        raise _broken("pages out of order", extent)
+                except Damaged as damage:
+                    if on_damage is None:
+                        raise
+                    on_damage(path, damage)
+                    continue
+                last = page.stats[-1].name if page.stats else last
+                yield page
+        except Damaged as damage:
+            if on_damage is None:
+                raise
+            on_damage(path, damage)
+
+    def children(
+        self, directory: Entry, path: bytes = b"/", on_damage: OnDamage | None = None
+    ) -> Iterator[Entry]:
+        """Yield the entries of a directory, sorted by name."""
+        for page in self.pages(directory, path, on_damage):
+            for stat, content in zip(page.stats, page.contents, strict=True):
+                yield Entry(stat, content)
+
+    def find(self, path: bytes) -> Found:
+        """Return the entry at an absolute path.
+
+        Raises:
+            NotFound: the snapshot does not have it.
+        """
+        found = Found(b"/", self.root)
+        for name in filter(None, path.split(b"/")):
+            entry = self._child(found.entry, name) if found.is_directory else None
+            if entry is None:
+                shown = path.decode("utf-8", "backslashreplace")
+                raise NotFound(f"the snapshot does not have {shown}")
+            found = Found(joined(found.path, name), entry)
+        return found
+
+    def walk(
+        self, start: Found | None = None, on_damage: OnDamage | None = None
+    ) -> Iterator[Found]:
+        """Yield `start` (default: the root) and everything below it, parents first.
+
+        Raises:
+            Damaged: the tree has more entries or bytes than the manifest counts, or is too deep;
+                or a page cannot be read and `on_damage` is None.
+        """
+        budget = _Budget(self)
+        first = start or Found(b"/", self.root)
+        stack: list[Iterator[Found]] = [iter([first])]
+        while stack:
+            found = next(stack[-1], None)
+            if found is None:
+                stack.pop()
+                continue
+            budget.spend(found)
+            yield found
+            if found.is_directory and not found.entry.stat.flags & EntryFlag.SKIPPED:
+                if len(stack) > limits.DEPTH_MAX:
+                    raise budget.broken("is deeper than the format allows")
+                stack.append(self._below(found, on_damage))
+
+    def _below(self, found: Found, on_damage: OnDamage | None) -> Iterator[Found]:
+        for entry in self.children(found.entry, found.path, on_damage):
+            yield Found(joined(found.path, entry.stat.name), entry)
+
+    def _child(self, directory: Entry, name: bytes) -> Entry | None:
+        for page in self.pages(directory, b"", None):
+            if page.stats and page.stats[-1].name < name:
+                continue
+            for stat, content in zip(page.stats, page.contents, strict=True):
+                if stat.name == name:
+                    return Entry(stat, content)
+            return None
+        return None
+
+    # --- parts of entries
+    def extents(self, entry: Entry) -> Iterator[Extent]:
+        """Yield a file's content or a directory's pages, in order, wherever they are listed."""
+        with _as_damage():
+            yield from extents_of(entry.stat, entry.content, self._block)
+
+    def attributes(self, entry: Entry) -> tuple[tuple[bytes, bytes], ...]:
+        """Return the extended attributes of an entry, sorted by name."""
+        with _as_damage():
+            return tuple(attributes_of(entry.content, self._block))
+
+    def reports(self) -> Iterator[Report]:
+        """Yield the report chunks: what the backup skipped."""
+        for chunk in self.body.report:
+            with _as_damage():
+                yield decode_report(self.chunks.read_one(ChunkType.REPORT, chunk))
+
+    def reached(self) -> Iterator[bytes]:
+        """Yield every id that the manifest reaches, repeatedly: content, tree and report chunks."""
+        yield from self.body.report
+        for extent in self.root.content.extents:
+            yield extent.chunk
+        for found in self.walk():
+            if found.is_directory:
+                for extent in self.extents(found.entry):
+                    yield extent.chunk
+                    yield from self._page(extent).ids
+            yield from self._blocks_reached(found.entry.content)
+
+    def _blocks_reached(self, content: Content) -> Iterator[bytes]:
+        blocks: Sequence[Extent] = content.xattr_blocks + (content.extents if content.spill else ())
+        for extent in blocks:
+            with _as_damage():
+                ids = block_ids(self._part(extent))
+            yield extent.chunk
+            yield from ids
+        if content.spill == 2:
+            for outer in content.extents:
+                with _as_damage():
+                    inner = decode_extents_block(*self._block(outer))
+                    ids = [one for extent in inner for one in block_ids(self._part(extent))]
+                yield from ids
+
+    def _page(self, extent: Extent) -> Page:
+        with _as_damage(extent):
+            return decode_page(self._part(extent), ChunkId(extent.chunk), extent.offset)
+
+    def _block(self, extent: Extent) -> tuple[Buffer, ChunkId, int]:
+        return self._part(extent), ChunkId(extent.chunk), extent.offset
+
+    def _part(self, extent: Extent) -> memoryview:
+        if extent.chunk == HOLE_CHUNK:
+            raise _broken("a page in a hole", extent)
+        whole = self.chunks.read_one(ChunkType.TREE, extent.chunk)
+        part = memoryview(whole)[extent.offset : extent.offset + extent.length]
+        if len(part) != extent.length:
+            raise _broken("an extent outside its chunk", extent)
+        return part
+
+
+def joined(directory: bytes, name: bytes) -> bytes:
+    """Return the absolute path of `name` in `directory`."""
+    return (b"" if directory == b"/" else directory) + b"/" + name
+
+
+class _Budget:
+    """How much a walk may still meet: a forged tree could name one child twice at every level."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        body = snapshot.body
+        implied = 1 + sum(path.count(b"/") for path in body.paths)
+        self._snapshot = snapshot
+        self._entries = body.files + body.dirs + implied
+        self._bytes = body.bytes
+
+    def spend(self, found: Found) -> None:
+        stat = found.entry.stat
+        self._entries -= 1
+        if stat.type == EntryType.FILE and not found.entry.content.link_group:
+            self._bytes -= stat.size
+        if self._entries < 0 or self._bytes < 0:
+            raise self.broken("has more entries or bytes than its manifest counts")
+
+    def broken(self, what: str) -> Damaged:
+        name = self._snapshot.id.hex()
+        return Damaged(f"snapshot {name[:16]} {what}", object=f"manifest {name}", reason="count")
+
+
+def _broken(what: str, extent: Extent) -> Damaged:
+    chunk = extent.chunk.hex()
+    return Damaged(f"tree chunk {chunk[:16]}: {what}", object=chunk, chunk=chunk, reason="tree")
+
+
+@contextmanager
+def _as_damage(extent: Extent | None = None) -> Iterator[None]:
+    """What a decoder refuses came out of an authenticated chunk: to a reader it is damage."""
+    try:
+        yield
+    except (InvalidInput, TooLarge, UnsupportedVersion) as exc:
+        chunk = extent.chunk.hex() if extent else ""
+        raise Damaged(exc.message, object=chunk, chunk=chunk, reason="layout") from exc

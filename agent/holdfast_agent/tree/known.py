@@ -1,0 +1,129 @@
+"""What is known of the parent's tree without asking the server: pages by directory, and their use.
+
+The engine reads the parent through it and puts beside it what the new snapshot has instead; the
+state keeps it on disk. All of it is a cache: without it everything is read anew, and is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple, Protocol
+
+
+class KnownTreeLost(Exception):
+    """The cache cannot be read any further: go on without it."""
+
+
+class KnownPage(NamedTuple):
+    """One page of a directory."""
+
+    row: int
+    """Number of the page in the cache, never used again."""
+    first: bytes
+    """Name of its first entry."""
+    last: bytes
+    """Name of its last entry."""
+    chunk: bytes
+    """Tree chunk in which it lies."""
+    offset: int
+    data: bytes
+    """The page as stored."""
+    has_extra: bool
+    """Whether `extra` has anything of it."""
+    has_links: bool
+    """Whether one of its entries has other names."""
+
+
+class NewPage(NamedTuple):
+    """A page that the new snapshot has and the parent had not, or had elsewhere."""
+
+    directory: bytes
+    first: bytes
+    last: bytes
+    chunk: bytes
+    offset: int
+    data: bytes
+    extra: tuple[tuple[bytes, bytes], ...]
+    """(name of an entry, distinct ids that its blocks name beside the page's own, joined)."""
+    content_ids: tuple[bytes, ...]
+    """Of its small files."""
+    has_links: bool
+
+
+class KnownTree(Protocol):
+    """The parent's tree, and what is put in its place. Used by one thread."""
+
+    def pages(self, directory: bytes) -> Iterator[KnownPage]:
+        """Yield the parent's pages of a directory (absolute path), in order.
+
+        Raises:
+            KnownTreeLost: from here as from every other method that reads.
+        """
+
+    def page(self, row: int) -> KnownPage | None:
+        """Return a page of the parent by its number, None when there is no such page."""
+
+    def extra(self, row: int) -> list[tuple[bytes, bytes]]:
+        """Return (name, joined ids) of the page's entries that have blocks."""
+
+    def rows_with_content(self, content_id: bytes) -> list[int]:
+        """Return numbers of pages that may hold a file of that content: only a hint."""
+
+    def below(self, directory: bytes) -> Iterator[KnownPage]:
+        """Yield every page of the directory and of all directories below it."""
+
+    def put(self, page: NewPage) -> None:
+        """Note a new page."""
+
+    def drop(self, row: int) -> None:
+        """Note that the parent's page `row` is not in the new snapshot."""
+
+    def half_empty(self) -> frozenset[bytes]:
+        """Return the bundles and groups of which the parent uses less than half."""
+
+    def use(self, made: Mapping[bytes, int], used: Mapping[bytes, int]) -> None:
+        """Note new bundles and groups with their length, and by how many bytes use changed."""
+
+    def refs(self) -> Iterable[bytes]:
+        """Yield the ids of the parent's refs, ascending."""
+
+
+class NothingKnown:
+    """A KnownTree of a parent that is unknown."""
+
+    def pages(self, directory: bytes) -> Iterator[KnownPage]:
+        """Yield nothing."""
+        return iter(())
+
+    def page(self, row: int) -> KnownPage | None:
+        """Return None."""
+        return None
+
+    def extra(self, row: int) -> list[tuple[bytes, bytes]]:
+        """Return nothing."""
+        return []
+
+    def rows_with_content(self, content_id: bytes) -> list[int]:
+        """Return nothing."""
+        return []
+
+    def below(self, directory: bytes) -> Iterator[KnownPage]:
+        """Yield nothing."""
+        return iter(())
+
+    def put(self, page: NewPage) -> None:
+        """Forget it."""
+
+    def drop(self, row: int) -> None:
+        """Forget it."""
+
+    def half_empty(self) -> frozenset[bytes]:
+        """Return nothing."""
+        return frozenset()
+
+    def use(self, made: Mapping[bytes, int], used: Mapping[bytes, int]) -> None:
+        """Forget it."""
+
+    def refs(self) -> Iterable[bytes]:
+        """Yield nothing."""
+        return ()

@@ -1,0 +1,105 @@
+"""Bodies of requests: bounded before anything is read, and given up when nothing arrives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import ClientPayloadError, web
+
+from holdfast_contract.errors import TooLarge, Unreachable, UsageError
+from holdfast_contract.limits import KIB
+
+IDLE_SECONDS = 60.0
+"""Longest silence inside a body: a throttled agent sends something every second."""
+SMALL_BODY_SECONDS = 60.0
+"""Longest time that a whole small body may take, however steadily it drips."""
+PIECE_BYTES = 512 * KIB
+"""A streamed body is handed on in pieces of about this: larger than a TLS record, far below a pack."""
+
+
+def declared_length(request: web.Request) -> int:
+    """Return the body's length.
+
+    Raises:
+        UsageError: the request does not tell it.
+    """
+    if request.content_length is None:
+        raise UsageError("this route needs a Content-Length")
+    return request.content_length
+
+
+def check_length(request: web.Request, bytes_max: int) -> None:
+    """Refuse a body that says it is too long, before a byte of it is read.
+
+    Raises:
+        TooLarge: it is longer than `bytes_max`.
+    """
+    if (request.content_length or 0) > bytes_max:
+        raise TooLarge(f"a body of {request.content_length} bytes; at most {bytes_max}")
+
+
+@asynccontextmanager
+async def translated_body() -> AsyncIterator[None]:
+    """Turn what can happen to a body on its way into our errors."""
+    try:
+        yield
+    except TimeoutError as exc:
+        raise Unreachable("the body of the request does not arrive") from exc
+    except (ConnectionError, ClientPayloadError) as exc:
+        raise Unreachable("the connection broke inside the body of the request") from exc
+
+
+async def read_body(
+    request: web.Request, bytes_max: int, seconds: float = SMALL_BODY_SECONDS
+) -> bytes:
+    """Return the whole body.
+
+    Raises:
+        TooLarge: it is longer than `bytes_max`.
+        Unreachable: it did not arrive within `seconds`.
+    """
+    check_length(request, bytes_max)
+    parts: list[bytes] = []
+    length = 0
+    async with translated_body(), asyncio.timeout(seconds):
+        while piece := await request.content.readany():
+            length += len(piece)
+            if length > bytes_max:
+                raise TooLarge(f"the body is longer than {bytes_max} bytes")
+            parts.append(piece)
+    return b"".join(parts)
+
+
+async def pieces(
+    request: web.Request,
+    bytes_max: int,
+    counted: Callable[[int], None],
+    idle_seconds: float = IDLE_SECONDS,
+) -> AsyncIterator[bytes]:
+    """Yield the body in pieces of about PIECE_BYTES; `counted` is told of every arrival.
+
+    Raises:
+        TooLarge: it is longer than `bytes_max`.
+        Unreachable: nothing arrived for `idle_seconds`, or the connection broke.
+    """
+    check_length(request, bytes_max)
+    total = 0
+    waiting: list[bytes] = []
+    size = 0
+    while True:
+        async with translated_body(), asyncio.timeout(idle_seconds):
+            piece = await request.content.readany()
+        total += len(piece)
+        size += len(piece)
+        if total > bytes_max:
+            raise TooLarge(f"the body is longer than {bytes_max} bytes")
+        counted(len(piece))
+        waiting.append(piece)
+        if waiting and (size >= PIECE_BYTES or not piece):
+            if size:
+                yield b"".join(waiting)
+            waiting, size = [], 0
+        if not piece:
+            return

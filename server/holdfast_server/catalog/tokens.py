@@ -1,0 +1,101 @@
+"""Tokens of people and programs: the catalog knows their hashes only."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sqlalchemy import RowMapping, func, insert, select, update
+
+from holdfast_contract.errors import NotFound
+from holdfast_contract.ids import new_ulid
+from holdfast_server.catalog.connection import Catalog, Tx
+from holdfast_server.catalog.packing import pack, unpack
+from holdfast_server.catalog.schema import tokens
+
+
+class TokenRecord(NamedTuple):
+    """A token; whether it still counts is for the caller to say, from the times."""
+
+    id: str
+    hash: bytes
+    role: str
+    domains: list[str]
+    label: str
+    created_ns: int
+    expires_ns: int | None
+    revoked_ns: int | None
+
+
+def _token(row: RowMapping) -> TokenRecord:
+    return TokenRecord(
+        row["token"],
+        row["hash"],
+        row["role"],
+        unpack(list[str], row["domains"]),
+        row["label"],
+        row["created_ns"],
+        row["expires_ns"],
+        row["revoked_ns"],
+    )
+
+
+def create(
+    catalog: Catalog,
+    *,
+    token_hash: bytes,
+    role: str,
+    domains: list[str],
+    expires_ns: int | None = None,
+    label: str = "",
+) -> TokenRecord:
+    """Keep a new token's hash (32 bytes) and return its row."""
+    row = TokenRecord(
+        new_ulid(catalog.clock),
+        token_hash,
+        role,
+        domains,
+        label,
+        catalog.clock.now_ns(),
+        expires_ns,
+        None,
+    )
+    values = row._asdict() | {"domains": pack(domains)}
+    values["token"] = values.pop("id")
+
+    def work(tx: Tx) -> None:
+        tx.execute(insert(tokens).values(**values))
+
+    catalog.write(work)
+    return row
+
+
+def find(catalog: Catalog, token_hash: bytes) -> TokenRecord | None:
+    """Return the token of that hash, revoked and expired ones too."""
+    with catalog.read() as tx:
+        query = select(tokens).where(tokens.c.hash == token_hash)
+        row = tx.execute(query).mappings().one_or_none()
+        return None if row is None else _token(row)
+
+
+def listed(catalog: Catalog, *, after: str = "", limit: int = 1000) -> list[TokenRecord]:
+    """Return tokens by id, oldest first, at most `limit` beginning behind `after`."""
+    query = select(tokens).where(tokens.c.token > after).order_by(tokens.c.token).limit(limit)
+    with catalog.read() as tx:
+        return [_token(row) for row in tx.execute(query).mappings()]
+
+
+def revoke(catalog: Catalog, token: str) -> None:
+    """Make a token worthless at once; doing it again keeps the first time.
+
+    Raises:
+        NotFound: there is none of that id.
+    """
+    now = catalog.clock.now_ns()
+
+    def work(tx: Tx) -> None:
+        query = update(tokens).where(tokens.c.token == token)
+        done = tx.execute(query.values(revoked_ns=func.coalesce(tokens.c.revoked_ns, now)))
+        if done.rowcount != 1:
+            raise NotFound(f"no such token: {token[:40]}")
+
+    catalog.write(work)

@@ -1,0 +1,82 @@
+"""The `result` of a job: the summary of docs/protocol.md, names from memory while they are there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from holdfast_contract.protocol.control import JobState
+from holdfast_contract.protocol.http import JobResult
+
+_COUNTS = {
+    "backup": (
+        "files",
+        "dirs",
+        "bytes",
+        "files_new",
+        "files_changed",
+        "files_unmodified",
+        "bytes_new",
+        "bytes_sent",
+    ),
+    "restore": (
+        "files",
+        "dirs",
+        "bytes",
+        "created",
+        "overwritten",
+        "deleted",
+        "unchanged",
+    ),
+    "verify": ("files", "dirs", "bytes", "chunks"),
+}
+
+
+def summary_of(  # noqa: PLR0913  # one argument for each thing that a summary is made of
+    *,
+    kind: str,
+    job: str,
+    client: str,
+    state: JobState,
+    snapshot: str | None,
+    told: dict[str, Any],
+    seconds: float,
+    skipped_count: int,
+    not_exact_count: int,
+    is_dry_run: bool,
+    names: JobResult | None,
+) -> dict[str, Any]:
+    """Return the summary of a job that is over.
+
+    Args:
+        told: numbers as the agent told them; numbers that it left out are 0.
+        names: what it relayed, None once that is forgotten: lists that are not known to be empty
+            are null then, and the counts remain.
+    """
+    summary: dict[str, Any] = {
+        "type": "summary",
+        "kind": kind,
+        "job": job,
+        "client": client,
+        "state": state.value,
+        "snapshot": snapshot,
+    }
+    if kind == "backup":
+        summary["parent"] = told.get("parent")
+    summary |= dict.fromkeys(_COUNTS[kind], 0)
+    summary |= {name: value for name, value in told.items() if name not in summary or value}
+    summary["skipped"] = _rows(names.skipped if names else None, skipped_count)
+    if kind == "restore":
+        summary["not_exact"] = _rows(names.not_exact if names else None, not_exact_count)
+        summary["not_exact_count"] = not_exact_count
+    if is_dry_run:
+        summary["plan"] = names.plan if names else None
+    summary["damaged"] = names.damaged if names else None
+    summary["skipped_count"] = skipped_count
+    summary["seconds"] = round(seconds, 3)
+    return summary
+
+
+def _rows(rows: list[dict[str, Any]] | None, count: int) -> list[dict[str, Any]] | None:
+    if rows is None and not count:
+        return []
+    return rows
