@@ -139,8 +139,10 @@ class SimulatedFileSystem:
         opened = set(self._open)
         try:
             self.before(step)
-            yield
-            self.after(step)
+            try:
+                yield
+            finally:
+                self.after(step)
         except Crash:
             self.is_down = True
             raise

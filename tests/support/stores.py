@@ -76,6 +76,10 @@ class MemoryStore:
         self.before("size", name)
         return len(self._content(name))
 
+    def settle(self, name: ObjectName) -> None:
+        self.before("settle", name)
+        self._content(name)
+
     def delete(self, name: ObjectName) -> None:
         check_object_name(name)
         self.before("delete", name)

@@ -11,6 +11,7 @@ from random import Random
 import pytest
 from holdfast_contract.errors import (
     Conflict,
+    Damaged,
     HoldfastError,
     NoSpace,
     NotFound,
@@ -179,11 +180,11 @@ def test_a_failed_put_gives_its_room_back() -> None:
     store.put(PACK, bytes(3 * MIB))
 
 
-def failing_sync_of(disk: SimulatedFileSystem, number: int) -> None:
+def failing(disk: SimulatedFileSystem, operation: str, number: int) -> None:
     left = iter(range(number, -1, -1))
 
     def hook(step: str) -> None:
-        if step == "sync" and next(left, -1) == 0:
+        if step == operation and next(left, -1) == 0:
             raise OSError(errno.EIO, "Input/output error")
 
     disk.before = hook
@@ -193,7 +194,7 @@ def test_a_failed_sync_is_never_tried_again_and_the_object_is_gone() -> None:
     for number in (0, 1, 2, 3):
         disk = SimulatedFileSystem()
         store = opened(disk)
-        failing_sync_of(disk, number)
+        failing(disk, "sync", number)
         begun = len(disk.steps)
         with pytest.raises(StoreFailed):
             put_pack(store)
@@ -289,15 +290,13 @@ def test_a_read_is_cut_into_as_many_calls_as_the_kernel_wants() -> None:
     store = opened(disk)
     put_pack(store)
     assert store.get(PACK, 3, 2500) == CONTENT[3:2503]
-    disk.before = at_step(4, OSError(errno.EIO, "bad sector"))
+    failing(disk, "read_at", 1)
     with pytest.raises(StoreFailed) as caught:
         store.get(PACK)
     assert caught.value.details["object"] == PACK
 
 
 def test_a_file_that_shrinks_while_read_is_damage() -> None:
-    from holdfast_contract.errors import Damaged
-
     disk = SimulatedFileSystem()
     store = opened(disk)
     put_pack(store)
@@ -314,8 +313,6 @@ def test_a_file_that_shrinks_while_read_is_damage() -> None:
 
 
 def test_what_is_no_plain_file_is_damage_and_is_never_followed() -> None:
-    from holdfast_contract.errors import Damaged
-
     disk = SimulatedFileSystem()
     store = opened(disk)
     put_pack(store)

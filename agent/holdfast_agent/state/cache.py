@@ -12,13 +12,14 @@ slower: nothing here raises for that; `is_writable` tells.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -29,7 +30,7 @@ from holdfast_agent.state.cache_tables import (
     OVERLAY_TABLES,
     PAGE_COLUMNS,
     TABLES,
-    merged_contents,
+    merge_contents,
 )
 from holdfast_agent.state.directory import StateDirectory
 from holdfast_agent.tree.known import KnownPage, KnownTreeLost, NewPage
@@ -71,18 +72,21 @@ class TreeCache:
     """The cache of one state directory, opened for one job; a KnownTree."""
 
     def __init__(self, state: StateDirectory) -> None:
-        """Open the cache; an unreadable one is thrown away."""
+        """Open the cache; one that is torn is thrown away.
+
+        Raises:
+            KnownTreeLost: the state directory cannot hold one.
+        """
         self._state = state
         self._contents: RecordSorter | None = None
         self.is_writable = True
         try:
             self._open()
+        except sqlite3.OperationalError as exc:
+            raise KnownTreeLost("no cache can be kept in the state directory") from exc
         except sqlite3.Error:
             self._discard()
-            try:
-                self._open()
-            except sqlite3.Error as exc:
-                raise KnownTreeLost("no cache can be kept in the state directory") from exc
+            self._open_or_lose()
 
     # --- what it describes ---
     def header(self) -> CacheHeader | None:
@@ -156,8 +160,9 @@ class TreeCache:
         """Note a new page."""
         row = self._next_row
         flags = (1 if page.extra else 0) | (2 if page.has_links else 0)
-        values = (row, page.directory, page.first, page.last, page.chunk, page.offset, page.data)
-        if not self._write(f"INSERT INTO over.pages VALUES ({'?,' * 7}?)", (*values, flags)):
+        place = (page.directory, page.first, page.last, page.chunk, page.offset)
+        values = (row, *place, page.data, flags)
+        if not self._write("INSERT INTO over.pages VALUES (?,?,?,?,?,?,?,?)", values):
             return
         self._next_row += 1
         for name, ids in page.extra:
@@ -260,10 +265,7 @@ class TreeCache:
         """Forget everything: the cache describes nothing."""
         self.close()
         self._discard()
-        try:
-            self._open()
-        except sqlite3.Error as exc:
-            raise KnownTreeLost("no cache can be kept in the state directory") from exc
+        self._open_or_lose()
 
     def close(self) -> None:
         """Close both files; a finished overlay stays for the next start."""
@@ -276,6 +278,12 @@ class TreeCache:
         self._db.close()
 
     # --- inside ---
+    def _open_or_lose(self) -> None:
+        try:
+            self._open()
+        except sqlite3.Error as exc:
+            raise KnownTreeLost("no cache can be kept in the state directory") from exc
+
     def _path(self, name: str) -> Path:
         return self._state.path / name
 
@@ -302,8 +310,6 @@ class TreeCache:
                 self._path(name).unlink(missing_ok=True)
 
     def _sync_overlay(self) -> None:
-        import os
-
         fd = os.open(self._path(_OVERLAY), os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
@@ -326,7 +332,7 @@ class TreeCache:
         run("INSERT INTO main.refs SELECT * FROM over.refs")
         (last,) = run("SELECT COALESCE(MAX(run), 0) FROM main.contents").fetchone()
         run("INSERT INTO main.contents SELECT ?, first, records FROM over.contents", (last + 1,))
-        merged_contents(self._db, _RUNS_MAX, _SEGMENT, self._state.spool)
+        merge_contents(self._db, _RUNS_MAX, _SEGMENT, self._state.spool)
         values = (*HEADER_KEY, _ENCODER.encode(pending))
         run("INSERT OR REPLACE INTO main.meta VALUES (?,?)", values)
 
@@ -336,7 +342,7 @@ class TreeCache:
             links = bool(flags & 2)
             yield KnownPage(row, first, last, chunk, offset, data, bool(flags & 1), links)
 
-    def _read(self, query: str, *values: bytes | int) -> Iterator[tuple[object, ...]]:
+    def _read(self, query: str, *values: bytes | int) -> Iterator[tuple[Any, ...]]:
         try:
             yield from self._db.execute(query, values)
         except sqlite3.Error as exc:

@@ -134,6 +134,8 @@ class Reference(Struct, frozen=True, forbid_unknown_fields=True):
 
     snapshot: Hash
     client: Text
+    refs_object: Text = ""
+    """ULID of its refs object: the next one may be written as a difference to it (empty: not)."""
 
 
 class Backup(Message, kw_only=True, tag="backup"):

@@ -13,7 +13,7 @@ from holdfast_contract.errors import NotFound, UsageError
 from holdfast_contract.ids import ClientName, is_ulid
 from holdfast_contract.limits import PAGE_ROWS_MAX
 from holdfast_server.api.services import Services
-from holdfast_server.catalog.tokens import EnrolToken
+from holdfast_server.catalog.enrolment import EnrolTokenRecord
 from holdfast_server.control.hub import AgentConnection
 
 P = ParamSpec("P")
@@ -41,7 +41,7 @@ class Person:
 class Newcomer:
     """A holder of an enrolment token."""
 
-    enrol_token: EnrolToken
+    enrol_token: EnrolTokenRecord
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,11 @@ class Call:
         """The agent that calls; only behind routes for agents."""
         assert isinstance(self.caller, ConnectedAgent)
         return self.caller.connection
+
+    @property
+    def by(self) -> str:
+        """The id of the token with which a person calls, for events."""
+        return self.caller.token if isinstance(self.caller, Person) else ""
 
     def part(self, name: str) -> str:
         """Return a part of the path, decoded."""

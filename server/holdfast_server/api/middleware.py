@@ -11,12 +11,12 @@ from holdfast_contract.errors import HoldfastError, InternalError, NotAuthentica
 from holdfast_contract.ids import new_ulid
 from holdfast_contract.logs import bind, get_logger
 from holdfast_server.api.authentication import caller_of
-from holdfast_server.api.calls import Call, Caller, Nobody
+from holdfast_server.api.calls import Call, Caller, ConnectedAgent, Person
 from holdfast_server.api.problems import error_of_http, problem_response
 from holdfast_server.api.replies import response_of
 from holdfast_server.api.requests import read_request
-from holdfast_server.api.routes import Audience, Route
-from holdfast_server.api.services import SERVICES, Services
+from holdfast_server.api.routes import Route
+from holdfast_server.api.services import SERVICES
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -86,16 +86,38 @@ def endpoint(route: Route) -> Handler:
         request[ROUTE] = route.path
         try:
             caller = await caller_of(request, route.audience, services)
-        except (NotAuthenticated, Refused) as error:
-            await _record_refusal(services, route, error, Nobody())
+        except NotAuthenticated:
+            await services.events.refused(
+                "a request without a token that counts", method=route.method, route=route.path
+            )
             raise
-        with bind(**_bound(caller)):
+        with bind(**_known(caller)):
             call = Call(request, services, caller, request[REQUEST_ID])
-            call.body = await read_request(call, route.request)
             try:
+                call.body = await read_request(call, route.request)
                 return response_of(route, await route.handler(call))
             except Refused as error:
-                await _record_refusal(services, route, error, caller)
+                await _record_refusal(call, route, error)
                 raise
 
     return handle
+
+
+def _known(caller: Caller) -> dict[str, str]:
+    if isinstance(caller, ConnectedAgent):
+        return {"client": caller.connection.client}
+    if isinstance(caller, Person):
+        return {"by": caller.token}
+    return {}
+
+
+async def _record_refusal(call: Call, route: Route, error: Refused) -> None:
+    client = call.agent.client if isinstance(call.caller, ConnectedAgent) else ""
+    await call.services.events.refused(
+        "an act was refused",
+        client=client,
+        by=call.by,
+        method=route.method,
+        route=route.path,
+        code=error.code,
+    )

@@ -25,6 +25,7 @@ class DomainRecord(NamedTuple):
     object_hash: bytes
     record: int
     recipients: list[bytes]
+    epochs: list[int]
     share_references: bool
 
     @property
@@ -51,6 +52,7 @@ def _domain(row: RowMapping) -> DomainRecord:
         row["object_hash"],
         row["record"],
         unpack(list[bytes], row["recipients"]),
+        unpack(list[int], row["epochs"]),
         row["share_references"],
     )
 
@@ -126,6 +128,7 @@ class StoredDomain(NamedTuple):
     object: str
     object_hash: bytes
     recipients: list[bytes]
+    epochs: list[int]
     share_references: bool
 
 
@@ -156,7 +159,8 @@ def add(
 
 
 def _columns(stored: StoredDomain) -> dict[str, object]:
-    return stored._asdict() | {"recipients": pack(stored.recipients)}
+    packed = {"recipients": pack(stored.recipients), "epochs": pack(stored.epochs)}
+    return stored._asdict() | packed
 
 
 def set_record(tx: Tx, key: int, stored: StoredDomain, *, revision: int, record: int) -> None:

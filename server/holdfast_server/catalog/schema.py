@@ -121,6 +121,7 @@ domains: Final = Table(
     Column("object_hash", LargeBinary(32), nullable=False),
     Column("record", BigInteger, nullable=False),
     Column("recipients", LargeBinary, nullable=False),
+    Column("epochs", LargeBinary, nullable=False),
     Column("share_references", Boolean, nullable=False),
     Column("commit_last", BigInteger, nullable=False),
     Column("leave_last", BigInteger, nullable=False),

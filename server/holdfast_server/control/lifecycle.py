@@ -142,13 +142,13 @@ class JobLife:
         record = await self._workers.run(jobs.get, self._catalog, job)
         if record.state.is_final:
             return record
-        live = self._live.get(job)
-        connection = self._hub.connected(record.client)
         asked = Cancelled("cancelled on request", by=by)
         message = "cancel asked for"
         await self._events.add("job-cancel", message, client=record.client, job=job, by=by)
         if record.state is JobState.QUEUED and await self.end(job, asked, (JobState.QUEUED,)):
             return await self._workers.run(jobs.get, self._catalog, job)
+        live = self._live.get(job)
+        connection = self._hub.connected(record.client)
         if live is None or connection is None:
             await self.end(job, asked, UNFINISHED)
         else:

@@ -73,14 +73,9 @@ class LiveJobs:
             if live.client == client:
                 live.moved_at = self._clock.monotonic()
 
-    def stalled(self, client: ClientName, stall_seconds: float) -> list[LiveJob]:
-        """Return the jobs of a connected client that did not move for so long."""
-        limit = self._clock.monotonic() - stall_seconds
-        return [
-            live
-            for live in self._jobs.values()
-            if live.client == client and live.moved_at <= limit
-        ]
+    def is_stalled(self, live: LiveJob, stall_seconds: float) -> bool:
+        """Tell whether a job of a connected client did not move for so long."""
+        return self._clock.monotonic() - live.moved_at >= stall_seconds
 
     def take_unsaved(self) -> list[tuple[str, Counts]]:
         """Return counts that the catalog does not have yet, and call them saved."""

@@ -16,7 +16,7 @@ class Notices:
 
     def __init__(self) -> None:
         self._listeners: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
-        self._closed = False
+        self.is_closed = False
 
     @contextmanager
     def listen(self, key: str) -> Iterator[asyncio.Event]:
@@ -25,7 +25,7 @@ class Notices:
         Listen first, then read the state, then wait: what happens in between is not lost.
         """
         event = asyncio.Event()
-        if self._closed:
+        if self.is_closed:
             event.set()
         self._listeners[key].add(event)
         try:
@@ -42,7 +42,7 @@ class Notices:
 
     def close(self) -> None:
         """Wake everybody, and let nobody wait again: the server stops."""
-        self._closed = True
+        self.is_closed = True
         for events in self._listeners.values():
             for event in events:
                 event.set()

@@ -153,6 +153,16 @@ class LocalStore:
                     self._filesystem.unlink(leaf, folder)
                 raise
 
+    def settle(self, name: ObjectName) -> None:
+        """Make the name of an existing object durable; see `Store.settle`.
+
+        Its bytes were synced before they were linked to the name.
+        """
+        with self._object(name):
+            *folders, _ = name.split("/")
+            with translated("sync", name), self._folders.durable(tuple(folders)) as folder:
+                self._filesystem.sync(folder)
+
     # --- reading
 
     def get(self, name: ObjectName, offset: int = 0, length: int | None = None) -> bytes:

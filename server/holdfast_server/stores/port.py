@@ -104,6 +104,16 @@ class Store(Protocol):
             Damaged: it is no plain file.
         """
 
+    def settle(self, name: ObjectName) -> None:
+        """Make sure that an object found under `name` survives a crash of the machine.
+
+        Its `put` may have been cut off between the name and the end of the write order.
+
+        Raises:
+            NotFound: no such object.
+            StoreFailed: it is not known to be durable.
+        """
+
     def delete(self, name: ObjectName) -> None:
         """Delete the object; absent is fine. Durable on return."""
 

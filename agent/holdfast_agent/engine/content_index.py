@@ -1,0 +1,105 @@
+"""Small files that this backup has bundled so far, by content id: about 16 bytes of memory a file.
+
+Records lie in a spool; a table of 4-byte slots finds them by 32 bits of the content id. The full id
+is compared, so the table is only a hint.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from array import array
+from collections.abc import Iterable
+from typing import BinaryIO, Final
+
+from holdfast_agent.engine.drafts import ChunkDraft, Part, Parts
+from holdfast_agent.sorting import OpenSpool
+from holdfast_agent.tree.entry import HOLE_CHUNK
+
+_RECORD = struct.Struct("<32s32sII")
+_SLOTS_FIRST: Final = 1 << 12
+
+
+class BundledFiles:
+    """Content id -> where this backup has put that content. Only files that are one piece of data:
+    those with holes are rare, and are bundled again."""
+
+    def __init__(self, open_spool: OpenSpool = io.BytesIO) -> None:
+        self._open_spool = open_spool
+        self._spool: BinaryIO | None = None
+        self._recent: dict[bytes, tuple[ChunkDraft, int, int]] = {}
+        """Files of bundles whose id is not known yet."""
+        self._slots = array("I", bytes(4 * _SLOTS_FIRST))
+        """Number of a record plus one, 0: free; the place is made from the content id."""
+        self._count = 0
+
+    def add(self, content_id: bytes, draft: ChunkDraft, offset: int, length: int) -> None:
+        """Remember where a file's content lies."""
+        self._recent[content_id] = (draft, offset, length)
+
+    def settle(self) -> None:
+        """Move the files of bundles whose id is known out of memory."""
+        known = [item for item in self._recent.items() if item[1][0].id]
+        if not known:
+            return
+        self._append(
+            (content_id, draft.id, offset, length) for content_id, (draft, offset, length) in known
+        )
+        for content_id, _ in known:
+            del self._recent[content_id]
+
+    def find(self, content_id: bytes) -> Parts | None:
+        """Return the parts of a file with this content, None when there was none."""
+        recent = self._recent.get(content_id)
+        if recent is not None:
+            return Parts((recent,))
+        slots, mask = self._slots, len(self._slots) - 1
+        at = int.from_bytes(content_id[:4], "little") & mask
+        while number := slots[at]:
+            found, chunk, offset, length = self._record(number - 1)
+            if found == content_id:
+                part: Part = (chunk, offset, length)
+                return Parts((part,))
+            at = (at + 1) & mask
+        return None
+
+    def close(self) -> None:
+        """Forget everything."""
+        if self._spool is not None:
+            self._spool.close()
+
+    def _append(self, records: Iterable[tuple[bytes, bytes, int, int]]) -> None:
+        if self._spool is None:
+            self._spool = self._open_spool()
+        self._spool.seek(self._count * _RECORD.size)
+        for record in records:
+            self._spool.write(_RECORD.pack(*record))
+            self._count += 1
+            if 2 * self._count > len(self._slots):
+                self._grow()
+            _put(self._slots, record[0], self._count)
+
+    def _grow(self) -> None:
+        """Double the table: the records tell where each slot goes."""
+        assert self._spool is not None
+        self._slots = array("I", bytes(8 * len(self._slots)))
+        self._spool.seek(0)
+        for number in range(1, self._count):
+            record = self._spool.read(_RECORD.size)
+            _put(self._slots, record[:32], number)
+        self._spool.seek(self._count * _RECORD.size)
+
+    def _record(self, number: int) -> tuple[bytes, bytes, int, int]:
+        assert self._spool is not None
+        self._spool.seek(number * _RECORD.size)
+        content_id, chunk, offset, length = _RECORD.unpack(self._spool.read(_RECORD.size))
+        assert chunk != HOLE_CHUNK
+        return content_id, chunk, offset, length
+
+
+def _put(slots: array[int], content_id: bytes, number: int) -> None:
+    mask = len(slots) - 1
+    at = int.from_bytes(content_id[:4], "little") & mask
+    while slots[at]:
+        at = (at + 1) & mask
+    slots[at] = number

@@ -1,0 +1,318 @@
+"""From plaintext to durable packs, in threads: identify, ask, seal, pack, upload.
+
+    walk -> [identify] -> ask the server -> [seal] -> pack -> upload
+
+Workers do what is in brackets: it releases the GIL and is never less than about 1 MiB at a time.
+One thread asks, two upload. Every queue is bounded by what fills it: plaintext lies in slabs of a
+pool, a pack is begun only while less than three exist. An id is in flight from its hashing to the
+acknowledgement of its pack; meanwhile the same chunk is not sent a second time.
+
+The first error of any thread stops all of them and is raised in the walk's thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from holdfast_agent.crypto.keys import DomainKeys, chunk_id
+from holdfast_agent.crypto.sealing import Opener, Sealer
+from holdfast_agent.engine.drafts import ChunkDraft
+from holdfast_agent.engine.memory import PACKS_IN_FLIGHT, MemoryPlan
+from holdfast_agent.ports import Cancel, Progress, Uploads
+from holdfast_contract.errors import Damaged, InternalError
+from holdfast_contract.format.chunk import ChunkType
+from holdfast_contract.format.layout import Buffer
+from holdfast_contract.format.pack import PackWriter
+from holdfast_contract.ids import ChunkId
+from holdfast_contract.limits import HAVE_IDS_MAX, MIB, PACK_CHUNKS_MAX
+
+_UPLOADERS: Final = 2
+_POLL_SECONDS: Final = 0.1
+_SAMPLE: Final = 16
+"""Every 16th sealed chunk is opened again before it is sent: a fault of memory or library is rare
+and lasting, so a sample finds it; all of them would cost a fifth of the time."""
+_WORK_BYTES_MIN: Final = MIB
+
+
+class Piece(NamedTuple):
+    """A chunk on its way."""
+
+    kind: ChunkType
+    draft: ChunkDraft
+    data: Buffer
+    let_go: Callable[[], None]
+    """Called once, when `data` is needed no more."""
+    known: frozenset[bytes] = frozenset()
+    """Ids that are stored for certain enough: the commit asks again."""
+
+
+class Shipping:
+    """The threads of one backup. `submit`, `flush` and `close` belong to the walk's thread."""
+
+    def __init__(
+        self,
+        keys: DomainKeys,
+        uploads: Uploads,
+        *,
+        plan: MemoryPlan,
+        epoch_min: int,
+        workers: int,
+        cancel: Cancel,
+        progress: Progress,
+    ) -> None:
+        self._keys = keys
+        self._uploads = uploads
+        self._plan = plan
+        self._epoch_min = epoch_min
+        self._cancel = cancel
+        self._progress = progress
+        self._sealer = Sealer(keys)
+        self._opener = Opener(keys)
+        self._changed = threading.Condition()
+        self._to_identify: deque[Sequence[Piece]] = deque()
+        self._to_ask: list[Piece] = []
+        self._to_seal: deque[Sequence[Piece]] = deque()
+        self._to_upload: deque[PackWriter] = deque()
+        self._batch: list[Piece] = []
+        self._pack: PackWriter | None = None
+        self._packs = 0
+        self._busy = 0
+        """Pieces that a thread has in its hands, or that wait for one."""
+        self._in_flight: set[bytes] = set()
+        self._hurry = False
+        self._is_over = False
+        self._failure: BaseException | None = None
+        self._sealed = 0
+        self.bytes_new = 0
+        """Plaintext of content chunks that the server did not have."""
+        loops = [self._work] * workers + [self._ask] + [self._upload] * _UPLOADERS
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(loop,), name=f"ship-{n}", daemon=True)
+            for n, loop in enumerate(loops)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # --- for the walk ---
+    def submit(self, piece: Piece) -> None:
+        """Send a chunk on its way; its draft's id is set soon, its bytes are durable after `flush`.
+
+        Raises:
+            Cancelled, or the first error of any thread.
+        """
+        self.check()
+        self._hurry = False
+        self._batch.append(piece)
+        if sum(len(waiting.data) for waiting in self._batch) >= _WORK_BYTES_MIN:
+            self._hand_over()
+
+    def check(self) -> None:
+        """Raise what has gone wrong so far, if anything."""
+        self._cancel.check()
+        if self._failure is not None:
+            raise self._failure
+
+    def hurry(self) -> None:
+        """Ask and seal what is there without waiting for more: somebody waits for buffers.
+
+        Raises:
+            Cancelled, or the first error of any thread.
+        """
+        self.check()
+        self._hand_over()
+        with self._changed:
+            self._hurry = True
+            self._changed.notify_all()
+
+    def wait_for(self, is_known: Callable[[], bool]) -> None:
+        """Return once `is_known()`: ids of what was submitted are being made."""
+        self._hand_over()
+        while not is_known():
+            self.check()
+            with self._changed:
+                self._changed.wait(_POLL_SECONDS / 10)
+
+    def flush(self) -> None:
+        """Return when everything submitted is durable on the server.
+
+        Raises:
+            Cancelled, or the first error of any thread.
+        """
+        self.hurry()
+        with self._changed:
+            while self._busy:
+                self._hurry = True
+                self._changed.notify_all()
+                self._changed.wait(_POLL_SECONDS)
+                self.check()
+            if self._pack is not None:
+                self._to_upload.append(self._pack)
+                self._pack = None
+                self._changed.notify_all()
+            while self._packs:
+                self._changed.wait(_POLL_SECONDS)
+                self.check()
+        assert not self._in_flight
+
+    def close(self) -> None:
+        """Stop the threads; what is not durable yet is given up."""
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            # A thread inside a request ends with it; the process need not wait for that.
+            thread.join(timeout=_POLL_SECONDS)
+
+    def _hand_over(self) -> None:
+        if self._batch:
+            with self._changed:
+                self._busy += len(self._batch)
+                self._to_identify.append(self._batch)
+                self._batch = []
+                self._changed.notify_all()
+
+    # --- threads ---
+    def _guarded(self, loop: Callable[[], None]) -> None:
+        try:
+            loop()
+        except BaseException as exc:  # noqa: BLE001 - crosses to the walk's thread, raised there
+            with self._changed:
+                self._failure = self._failure or exc
+                self._is_over = True
+                self._changed.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._is_over or self._to_seal or self._to_identify):
+                    self._changed.wait()
+                if self._is_over:
+                    return
+                # Sealing first: it makes room.
+                sealing = bool(self._to_seal)
+                pieces = (self._to_seal if sealing else self._to_identify).popleft()
+                self._changed.notify_all()
+            if sealing:
+                self._seal(pieces)
+            else:
+                self._identify(pieces)
+
+    def _identify(self, pieces: Sequence[Piece]) -> None:
+        for piece in pieces:
+            piece.draft.id = found = chunk_id(self._keys, piece.kind, piece.data)
+            with self._changed:
+                if found in self._in_flight or found in piece.known:
+                    self._done(piece)
+                    continue
+                self._in_flight.add(found)
+                self._to_ask.append(piece)
+                self._changed.notify_all()
+
+    def _done(self, piece: Piece) -> None:
+        self._busy -= 1
+        piece.let_go()
+        self._changed.notify_all()
+
+    def _ask(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._is_over or self._is_time_to_ask()):
+                    self._changed.wait()
+                if self._is_over:
+                    return
+                pieces, self._to_ask = self._to_ask, []
+            answers = self._uploads.have([piece.draft.id for piece in pieces], self._epoch_min)
+            self._progress.add(moved=1)
+            with self._changed:
+                self._sort(pieces, answers)
+
+    def _is_time_to_ask(self) -> bool:
+        if not self._to_ask:
+            return False
+        # Even in a hurry not before the workers run dry: fewer and longer questions.
+        is_dry = not self._to_identify and len(self._to_seal) <= 1
+        waiting = sum(len(piece.data) for piece in self._to_ask)
+        is_much = waiting >= self._plan.ask_bytes or len(self._to_ask) >= HAVE_IDS_MAX
+        return is_much or (self._hurry and is_dry)
+
+    def _sort(self, pieces: Sequence[Piece], answers: Sequence[bool]) -> None:
+        work: list[Piece] = []
+        size = 0
+        for piece, is_stored in zip(pieces, answers, strict=True):
+            if is_stored:
+                self._in_flight.discard(piece.draft.id)
+                self._done(piece)
+                continue
+            work.append(piece)
+            size += len(piece.data)
+            if size >= _WORK_BYTES_MIN:
+                self._to_seal.append(work)
+                work, size = [], 0
+        if work:
+            self._to_seal.append(work)
+        self._changed.notify_all()
+
+    def _seal(self, pieces: Sequence[Piece]) -> None:
+        for piece in pieces:
+            of_chunk = ChunkId(piece.draft.id)
+            sealed = self._sealer.seal(piece.kind, piece.data, of_chunk)
+            if self._is_sample():
+                self._prove(piece.kind, of_chunk, sealed.sealed)
+            size = len(piece.data)
+            with self._changed:
+                self._add_to_pack(of_chunk, sealed.sealed, sealed.storage_hash)
+                if piece.kind is ChunkType.CONTENT:
+                    self.bytes_new += size
+                self._done(piece)
+
+    def _prove(self, kind: ChunkType, of_chunk: ChunkId, sealed: Buffer) -> None:
+        try:
+            # Opening makes the id anew from what comes out: equal ids are equal plaintexts.
+            self._opener.open(kind, of_chunk, sealed)
+        except Damaged as exc:
+            raise InternalError(
+                "a sealed chunk does not open to what was sealed",
+                hint="the machine's memory or a library is at fault",
+            ) from exc
+
+    def _is_sample(self) -> bool:
+        with self._changed:
+            self._sealed += 1
+            return self._sealed % _SAMPLE == 1
+
+    def _add_to_pack(self, of_chunk: ChunkId, sealed: Buffer, digest: bytes) -> None:
+        while self._pack is None and self._packs >= PACKS_IN_FLIGHT and not self._is_over:
+            self._changed.wait()
+        if self._is_over:
+            return
+        if self._pack is None:
+            self._pack = PackWriter(self._keys.domain_id)
+            self._packs += 1
+        self._pack.add(of_chunk, sealed, digest)
+        if self._pack.bytes_used >= self._plan.pack_bytes or len(self._pack) == PACK_CHUNKS_MAX:
+            self._to_upload.append(self._pack)
+            self._pack = None
+            self._changed.notify_all()
+
+    def _upload(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._is_over or self._to_upload):
+                    self._changed.wait()
+                if self._is_over:
+                    return
+                pack = self._to_upload.popleft()
+            ids = [entry.chunk_id for entry in pack.entries]
+            length = pack.bytes_used
+            buffers = [memoryview(part) for part in pack.finish()]
+            del pack
+            self._uploads.put_pack(buffers, length)
+            del buffers
+            self._progress.add(moved=1)
+            with self._changed:
+                self._in_flight.difference_update(ids)
+                self._packs -= 1
+                self._changed.notify_all()

@@ -1,0 +1,106 @@
+"""Tokens for people and programs, and enrolment tokens: their secrets are shown once, never kept."""
+
+from __future__ import annotations
+
+from holdfast_contract.errors import Conflict
+from holdfast_contract.ids import ClientName, check_domain_name
+from holdfast_contract.protocol.http import EnrolTokenCreate, Listing, TokenCreate, TokenRow
+from holdfast_server.api.calls import Call
+from holdfast_server.api.replies import listing
+from holdfast_server.api.rows import enrol_token_row, token_row
+from holdfast_server.auth.tokens import TokenKind, hash_token, new_token
+from holdfast_server.catalog import domains, enrolment, tokens
+
+NANOSECONDS = 1_000_000_000
+
+
+async def list_tokens(call: Call) -> Listing:
+    """Return tokens, oldest first."""
+    page = call.page()
+    found = await call.run(
+        tokens.listed, call.services.catalog, after=page.after, limit=page.limit
+    )
+    return listing([token_row(row) for row in found], page.limit, found[-1].id if found else "")
+
+
+async def create_token(call: Call) -> TokenRow:
+    """Make a token; the answer is the only place where its secret is shown."""
+    body: TokenCreate = call.body
+    services = call.services
+    secret = new_token(TokenKind.API, services.random)
+    expires_ns = None
+    if body.ttl_seconds is not None:
+        expires_ns = services.clock.now_ns() + body.ttl_seconds * NANOSECONDS
+    for name in body.domains:
+        await call.run(domains.get, services.catalog, check_domain_name(name))
+    record = await call.run(
+        tokens.create,
+        services.catalog,
+        token_hash=hash_token(secret),
+        role=body.role,
+        domains=body.domains,
+        expires_ns=expires_ns,
+        label=body.label,
+    )
+    await services.events.add("token-created", "token created", by=call.by, id=record.id)
+    return token_row(record, secret)
+
+
+async def revoke_token(call: Call) -> None:
+    """Make a token worthless at once."""
+    token = call.ulid("id")
+    await call.run(tokens.revoke, call.services.catalog, token)
+    await call.services.events.add("token-revoked", "token revoked", by=call.by, id=token)
+
+
+async def list_enrol_tokens(call: Call) -> Listing:
+    """Return enrolment tokens, oldest first."""
+    page = call.page()
+    found = await call.run(
+        enrolment.listed, call.services.catalog, after=page.after, limit=page.limit
+    )
+    rows = [enrol_token_row(row) for row in found]
+    return listing(rows, page.limit, found[-1].id if found else "")
+
+
+def client_of(domain: str, given: str) -> ClientName:
+    """Return the client that `given` names; a bare name is taken within `domain`.
+
+    Raises:
+        InvalidInput: it cannot name a client.
+        Conflict: it is of another domain.
+    """
+    client = ClientName.parse(given if "/" in given else f"{domain}/{given}")
+    if client.domain != domain:
+        raise Conflict(f"{client} is not of the domain {domain}")
+    return client
+
+
+async def create_enrol_token(call: Call) -> TokenRow:
+    """Make a one-time token for one client of a domain."""
+    body: EnrolTokenCreate = call.body
+    services = call.services
+    await call.run(domains.get, services.catalog, body.domain)
+    client = None if body.client is None else client_of(body.domain, body.client)
+    secret = new_token(TokenKind.ENROL, services.random)
+    record = await call.run(
+        enrolment.create,
+        services.catalog,
+        token_hash=hash_token(secret),
+        domain=body.domain,
+        client=client,
+        expires_ns=services.clock.now_ns() + body.ttl_seconds * NANOSECONDS,
+    )
+    await services.events.add(
+        "token-created", "enrolment token created", client=client or "", by=call.by, id=record.id
+    )
+    return enrol_token_row(record, secret)
+
+
+async def revoke_enrol_token(call: Call) -> None:
+    """Make an enrolment token worthless at once."""
+    token = call.ulid("id")
+    await call.run(enrolment.revoke, call.services.catalog, token)
+    await call.services.events.add(
+        "token-revoked", "enrolment token revoked", by=call.by, id=token
+    )

@@ -1,0 +1,202 @@
+"""Copies of chunks: which are live, where they lie, which are damaged.
+
+The first live copy of an epoch wins: a later one never displaces it, since the server cannot check
+a chunk id and a compromised pod could replace its siblings' history. It is kept as a spare. Only a
+damaged copy is replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import RowMapping, and_, delete, func, insert, select, update
+
+from holdfast_contract.format.pack import PackEntry
+from holdfast_server.catalog.batches import IDS_MAX, sorted_batches
+from holdfast_server.catalog.connection import Tx
+from holdfast_server.catalog.schema import CopyState, chunks, objects
+
+READABLE_STATES = (CopyState.LIVE, CopyState.SPARE, CopyState.CONDEMNED)
+"""States in which a copy's bytes are where they were."""
+
+
+class Copy(NamedTuple):
+    """One sealed copy; `ulid` names its pack."""
+
+    chunk_id: bytes
+    generation: int
+    object_key: int
+    ulid: str
+    offset: int
+    length: int
+    storage_hash: bytes
+    epoch: int
+    state: CopyState
+    session_key: int
+
+
+class Uploaded(NamedTuple):
+    """Where entries of a pack come from."""
+
+    domain_key: int
+    object_key: int
+    client_key: int
+    session_key: int
+
+
+_COPY = (
+    chunks.c.chunk_id,
+    chunks.c.generation,
+    chunks.c.object_key,
+    objects.c.ulid,
+    chunks.c.offset,
+    chunks.c.length,
+    chunks.c.storage_hash,
+    chunks.c.epoch,
+    chunks.c.state,
+    chunks.c.session_key,
+)
+
+
+def _copy(row: RowMapping) -> Copy:
+    values: Mapping[str, Any] = dict(row)
+    return Copy(**{**values, "state": CopyState(values["state"])})
+
+
+def _of(domain_key: int, ids: Sequence[bytes]) -> Any:
+    return and_(chunks.c.domain_key == domain_key, chunks.c.chunk_id.in_(ids))
+
+
+def index_pack(tx: Tx, origin: Uploaded, entries: Iterable[PackEntry]) -> None:
+    """Insert the copies that a stored pack brings, in the order of their ids."""
+    by_id: dict[bytes, PackEntry] = {entry.chunk_id: entry for entry in entries}
+    for batch in sorted_batches(by_id):
+        known = _known(tx, origin.domain_key, batch)
+        rows = []
+        for chunk_id in batch:
+            entry = by_id[chunk_id]
+            copies = known.get(chunk_id, [])
+            is_live = not any(s is CopyState.LIVE and e == entry.epoch for _, s, e in copies)
+            if is_live:
+                _drop_damaged(tx, origin.domain_key, entry, copies)
+            generation = max((g for g, _, _ in copies), default=0) + 1
+            state = CopyState.LIVE if is_live else CopyState.SPARE
+            rows.append(origin._asdict() | entry._asdict() | _new(generation, state))
+        tx.execute(insert(chunks), rows)
+
+
+def _new(generation: int, state: CopyState) -> dict[str, int]:
+    return {"generation": generation, "state": state}
+
+
+_Known = list[tuple[int, CopyState, int]]
+
+
+def _known(tx: Tx, domain_key: int, batch: Sequence[bytes]) -> dict[bytes, _Known]:
+    columns = (chunks.c.chunk_id, chunks.c.generation, chunks.c.state, chunks.c.epoch)
+    found: dict[bytes, _Known] = {}
+    for chunk_id, generation, state, epoch in tx.execute(
+        select(*columns).where(_of(domain_key, batch))
+    ):
+        found.setdefault(chunk_id, []).append((generation, CopyState(state), epoch))
+    return found
+
+
+def _drop_damaged(tx: Tx, domain_key: int, entry: PackEntry, copies: _Known) -> None:
+    """Remove damaged copies that the new one replaces: the journal keeps what was said of them."""
+    if any(s is CopyState.DAMAGED and e == entry.epoch for _, s, e in copies):
+        where = and_(
+            _of(domain_key, [entry.chunk_id]),
+            chunks.c.state == CopyState.DAMAGED,
+            chunks.c.epoch == entry.epoch,
+        )
+        tx.execute(delete(chunks).where(where))
+
+
+def live_ids(
+    tx: Tx, domain_key: int, ids: Collection[bytes], *, epoch_min: int, epoch_max: int | None = None
+) -> set[bytes]:
+    """Return those of `ids` that have a live copy of an epoch in that range."""
+    live: set[bytes] = set()
+    for batch in sorted_batches(ids):
+        query = select(chunks.c.chunk_id).where(
+            _of(domain_key, batch),
+            chunks.c.state == CopyState.LIVE,
+            chunks.c.epoch >= epoch_min,
+        )
+        if epoch_max is not None:
+            query = query.where(chunks.c.epoch <= epoch_max)
+        live.update(tx.execute(query).scalars())
+    return live
+
+
+def damaged_among(tx: Tx, domain_key: int, ids: Collection[bytes]) -> set[bytes]:
+    """Return those of `ids` that have a damaged copy."""
+    found: set[bytes] = set()
+    for batch in sorted_batches(ids):
+        query = select(chunks.c.chunk_id).where(
+            _of(domain_key, batch), chunks.c.state == CopyState.DAMAGED
+        )
+        found.update(tx.execute(query).scalars())
+    return found
+
+
+def damaged_ids(
+    tx: Tx, domain_key: int, *, after: bytes = b"", limit: int = IDS_MAX
+) -> list[bytes]:
+    """Return ids of the domain that have a damaged copy, ascending, beginning behind `after`."""
+    query = (
+        select(chunks.c.chunk_id)
+        .distinct()
+        .where(
+            chunks.c.domain_key == domain_key,
+            chunks.c.state == CopyState.DAMAGED,
+            chunks.c.chunk_id > after,
+        )
+        .order_by(chunks.c.chunk_id)
+        .limit(limit)
+    )
+    return list(tx.execute(query).scalars())
+
+
+def damaged_count(tx: Tx) -> int:
+    """Return how many copies are damaged, in all domains."""
+    query = select(func.count()).select_from(chunks).where(chunks.c.state == CopyState.DAMAGED)
+    return tx.execute(query).scalar_one()
+
+
+def copies(tx: Tx, domain_key: int, ids: Collection[bytes]) -> dict[bytes, list[Copy]]:
+    """Return the copies of `ids` in every state, the first live one first, then by generation."""
+    found: dict[bytes, list[Copy]] = {}
+    for batch in sorted_batches(ids):
+        query = select(*_COPY).join(objects, objects.c.key == chunks.c.object_key)
+        for row in tx.execute(query.where(_of(domain_key, batch))).mappings():
+            found.setdefault(row["chunk_id"], []).append(_copy(row))
+    for each in found.values():
+        each.sort(key=lambda copy: (copy.state is not CopyState.LIVE, copy.generation))
+    return found
+
+
+def set_state(
+    tx: Tx, domain_key: int, copy: Copy, *, before: Collection[CopyState], after: CopyState
+) -> bool:
+    """Move one copy from a state of `before` to `after`. False: it is not as it was."""
+    where = and_(
+        _of(domain_key, [copy.chunk_id]),
+        chunks.c.generation == copy.generation,
+        chunks.c.object_key == copy.object_key,
+        chunks.c.offset == copy.offset,
+        chunks.c.state.in_(before),
+    )
+    return tx.execute(update(chunks).where(where).values(state=after)).rowcount == 1
+
+
+def remove(tx: Tx, domain_key: int, copy: Copy) -> None:
+    """Remove a damaged copy that another one has replaced."""
+    where = and_(
+        _of(domain_key, [copy.chunk_id]),
+        chunks.c.generation == copy.generation,
+        chunks.c.state == CopyState.DAMAGED,
+    )
+    tx.execute(delete(chunks).where(where))

@@ -1,0 +1,56 @@
+"""Reports that a copy of a chunk could not be opened."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from sqlalchemy import select
+from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
+
+from holdfast_server.catalog.batches import sorted_batches
+from holdfast_server.catalog.connection import Tx
+from holdfast_server.catalog.schema import damage_reports
+
+
+class Report(NamedTuple):
+    """Who says what of which copy; `confirmed`: the server read other bytes than were stored."""
+
+    domain_key: int
+    chunk_id: bytes
+    object_key: int
+    offset: int
+    reporter: str
+    reason: str
+    reported_ns: int
+    confirmed: bool
+
+
+def add(tx: Tx, report: Report) -> bool:
+    """Keep a report. False: this reporter said so before."""
+    query = insert_or_ignore(damage_reports).values(**report._asdict()).on_conflict_do_nothing()
+    return tx.execute(query).rowcount == 1
+
+
+def reported(tx: Tx, domain_key: int, ids: Collection[bytes]) -> set[tuple[bytes, int, int]]:
+    """Return the copies of `ids` that anybody reported: (chunk id, object key, offset)."""
+    table = damage_reports.c
+    found: set[tuple[bytes, int, int]] = set()
+    for batch in sorted_batches(ids):
+        query = select(table.chunk_id, table.object_key, table.offset)
+        where = (table.domain_key == domain_key, table.chunk_id.in_(batch))
+        found.update((row[0], row[1], row[2]) for row in tx.execute(query.where(*where)))
+    return found
+
+
+def is_confirmed(tx: Tx, domain_key: int, chunk_id: bytes, object_key: int, offset: int) -> bool:
+    """Tell whether the server itself found this copy damaged once."""
+    table = damage_reports.c
+    query = select(table.key).where(
+        table.domain_key == domain_key,
+        table.chunk_id == chunk_id,
+        table.object_key == object_key,
+        table.offset == offset,
+        table.confirmed,
+    )
+    return tx.execute(query.limit(1)).first() is not None

@@ -1,0 +1,104 @@
+"""Upload sessions: one a job."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from sqlalchemy import RowMapping, delete, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
+
+from holdfast_contract.errors import NotFound
+from holdfast_server.catalog.batches import sorted_batches
+from holdfast_server.catalog.connection import Tx
+from holdfast_server.catalog.schema import session_ids, sessions
+
+
+class SessionRow(NamedTuple):
+    """A session; `refused_*` are ULIDs of the last commit that was answered with missing chunks."""
+
+    key: int
+    session: str
+    job: str
+    client_key: int
+    domain_key: int
+    opened_ns: int
+    closed_ns: int | None
+    refused_refs: str | None
+    refused_manifest: str | None
+
+
+def _session(row: RowMapping) -> SessionRow:
+    return SessionRow(**row)
+
+
+def open_session(
+    tx: Tx, *, session: str, job: str, client_key: int, domain_key: int, now_ns: int
+) -> SessionRow:
+    """Insert a session."""
+    tx.execute(
+        insert(sessions).values(
+            session=session,
+            job=job,
+            client_key=client_key,
+            domain_key=domain_key,
+            opened_ns=now_ns,
+        )
+    )
+    found = of_job(tx, job)
+    assert found is not None
+    return found
+
+
+def of_job(tx: Tx, job: str) -> SessionRow | None:
+    """Return the session of a job, or None."""
+    row = tx.execute(select(sessions).where(sessions.c.job == job)).mappings().one_or_none()
+    return None if row is None else _session(row)
+
+
+def require(tx: Tx, session: str, client_key: int) -> SessionRow:
+    """Return a session of this client.
+
+    Raises:
+        NotFound: there is none, or it is another client's.
+    """
+    query = select(sessions).where(
+        sessions.c.session == session, sessions.c.client_key == client_key
+    )
+    row = tx.execute(query).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"no such session: {session[:40]}")
+    return _session(row)
+
+
+def close(tx: Tx, job: str, now_ns: int) -> None:
+    """End the session of a job, if there is one: its ids are roots no longer."""
+    found = of_job(tx, job)
+    if found is None or found.closed_ns is not None:
+        return
+    tx.execute(update(sessions).where(sessions.c.key == found.key).values(closed_ns=now_ns))
+    tx.execute(delete(session_ids).where(session_ids.c.session_key == found.key))
+
+
+def set_refused(tx: Tx, key: int, *, refs: str, manifest: str) -> None:
+    """Remember which commit was answered with missing chunks."""
+    values = {"refused_refs": refs, "refused_manifest": manifest}
+    tx.execute(update(sessions).where(sessions.c.key == key).values(values))
+
+
+def confirm(tx: Tx, key: int, ids: Collection[bytes]) -> None:
+    """Remember that `have` said yes to `ids` in this session."""
+    for batch in sorted_batches(ids):
+        rows = [{"session_key": key, "chunk_id": chunk_id} for chunk_id in batch]
+        tx.execute(insert_or_ignore(session_ids).on_conflict_do_nothing(), rows)
+
+
+def confirmed(tx: Tx, key: int, ids: Collection[bytes]) -> set[bytes]:
+    """Return those of `ids` to which `have` said yes in this session."""
+    found: set[bytes] = set()
+    for batch in sorted_batches(ids):
+        query = select(session_ids.c.chunk_id).where(
+            session_ids.c.session_key == key, session_ids.c.chunk_id.in_(batch)
+        )
+        found.update(tx.execute(query).scalars())
+    return found

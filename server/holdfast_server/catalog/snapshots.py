@@ -1,0 +1,229 @@
+"""Snapshots: one small row each, shown only when its journal record is durable."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, RowMapping, Select, func, insert, select
+
+from holdfast_contract.ids import ClientName, DomainId, SnapshotId
+from holdfast_server.catalog.connection import Tx
+from holdfast_server.catalog.packing import pack, unpack
+from holdfast_server.catalog.schema import (
+    SnapshotState,
+    clients,
+    domains,
+    objects,
+    server_state,
+    snapshots,
+)
+
+
+_Blob = bytes
+
+
+class SnapshotRecord(NamedTuple):
+    """A snapshot. `number` orders all snapshots of a server and pages lists; objects by ULID."""
+
+    key: int
+    id: SnapshotId
+    domain_key: int
+    domain: DomainId
+    domain_name: str
+    client_key: int
+    client: ClientName
+    seq: int
+    prev: _Blob
+    parent: _Blob
+    dataset: _Blob
+    lineage: _Blob
+    identity: _Blob
+    manifest_key: int
+    manifest: str
+    refs_key: int
+    refs: str
+    number: int
+    state: SnapshotState
+    pinned: bool
+    time_ns: int
+    started_ns: int
+    result: str
+    consistency: str
+    epoch_min: int
+    epoch_new: int
+    files: int
+    dirs: int
+    bytes: int
+    bytes_new: int
+    chunks: int
+    refs_set: _Blob
+    paths: list[_Blob]
+    tags: list[str]
+
+
+_manifests = objects.alias("manifests")
+_refs = objects.alias("refs")
+
+
+def _select() -> Select[Any]:
+    return (
+        select(
+            snapshots,
+            clients.c.name.label("client"),
+            domains.c.domain_id,
+            domains.c.name.label("domain_name"),
+            _manifests.c.ulid.label("manifest"),
+            _refs.c.ulid.label("refs"),
+        )
+        .join(clients, clients.c.key == snapshots.c.client_key)
+        .join(domains, domains.c.key == snapshots.c.domain_key)
+        .join(_manifests, _manifests.c.key == snapshots.c.manifest_key)
+        .join(_refs, _refs.c.key == snapshots.c.refs_key)
+    )
+
+
+def _is_durable() -> ColumnElement[bool]:
+    return snapshots.c.record <= select(server_state.c.record_durable).scalar_subquery()
+
+
+def _is_shown() -> ColumnElement[bool]:
+    return _is_durable() & (snapshots.c.state == SnapshotState.STANDING)
+
+
+def _snapshot(row: RowMapping) -> SnapshotRecord:
+    values = {name: value for name, value in row.items() if name != "state_ns"}
+    values["id"] = SnapshotId(values.pop("snapshot"))
+    values["domain"] = DomainId(values.pop("domain_id"))
+    values["client"] = ClientName(values["client"])
+    values["number"] = values.pop("record")
+    values["state"] = SnapshotState(values["state"])
+    values["paths"] = unpack(list[bytes], values["paths"])
+    values["tags"] = unpack(list[str], values["tags"])
+    return SnapshotRecord(**values)
+
+
+def add(tx: Tx, values: dict[str, Any], *, paths: list[bytes], tags: list[str]) -> int:
+    """Insert a snapshot that stands from now on and return its key; `values` by column name."""
+    fixed = {"state": SnapshotState.STANDING, "state_ns": values["time_ns"], "pinned": False}
+    packed = {"paths": pack(paths), "tags": pack(tags)}
+    done = tx.execute(insert(snapshots).values(**values, **fixed, **packed))
+    assert done.inserted_primary_key is not None
+    return int(done.inserted_primary_key[0])
+
+
+def _first(tx: Tx, query: Select[Any]) -> SnapshotRecord | None:
+    row = tx.execute(query.limit(1)).mappings().one_or_none()
+    return None if row is None else _snapshot(row)
+
+
+def committed(tx: Tx, snapshot: bytes) -> SnapshotRecord | None:
+    """Return a snapshot in any state, durable or not."""
+    return _first(tx, _select().where(snapshots.c.snapshot == snapshot))
+
+
+def durable(tx: Tx, snapshot: bytes) -> SnapshotRecord | None:
+    """Return a snapshot that has a durable record, standing or not."""
+    return _first(tx, _select().where(snapshots.c.snapshot == snapshot, _is_durable()))
+
+
+def shown(tx: Tx, snapshot: bytes) -> SnapshotRecord | None:
+    """Return a snapshot that is shown."""
+    return _first(tx, _select().where(snapshots.c.snapshot == snapshot, _is_shown()))
+
+
+def with_prefix(tx: Tx, first: bytes, last: bytes, limit: int) -> list[SnapshotRecord]:
+    """Return shown snapshots with ids from `first` to `last`, ascending."""
+    query = _select().where(_is_shown(), snapshots.c.snapshot.between(first, last))
+    rows = tx.execute(query.order_by(snapshots.c.snapshot).limit(limit)).mappings()
+    return [_snapshot(row) for row in rows]
+
+
+def newest(
+    tx: Tx,
+    client: ClientName,
+    *,
+    at_ns: int | None = None,
+    dataset: bytes | None = None,
+    epochs: tuple[int, int] | None = None,
+) -> SnapshotRecord | None:
+    """Return the newest shown snapshot of a client, received at `at_ns` or before, of a dataset."""
+    query = _select().where(_is_shown(), clients.c.name == client)
+    if at_ns is not None:
+        query = query.where(snapshots.c.time_ns <= at_ns)
+    if dataset is not None:
+        query = query.where(snapshots.c.dataset == dataset)
+    if epochs is not None:
+        query = query.where(snapshots.c.epoch_min >= epochs[0], snapshots.c.epoch_new <= epochs[1])
+    return _first(tx, query.order_by(snapshots.c.seq.desc()))
+
+
+def clients_with_snapshots(tx: Tx, limit: int) -> list[ClientName]:
+    """Return names of clients that have shown snapshots, at most `limit`, sorted."""
+    query = (
+        select(clients.c.name)
+        .where(clients.c.key.in_(select(snapshots.c.client_key).where(_is_shown())))
+        .order_by(clients.c.name)
+        .limit(limit)
+    )
+    return [ClientName(name) for name in tx.execute(query).scalars()]
+
+
+class Filter(NamedTuple):
+    """Which snapshots are listed; times are receive times, both ends included."""
+
+    client: ClientName | None = None
+    since_ns: int | None = None
+    until_ns: int | None = None
+    latest: int | None = None
+    """Only so many of the newest of each client (of those that pass the rest)."""
+
+
+def listed(tx: Tx, wanted: Filter, *, after: int = 0, limit: int = 1000) -> list[SnapshotRecord]:
+    """Return shown snapshots, oldest first, at most `limit` with numbers beyond `after`."""
+    where = [_is_shown()]
+    if wanted.client is not None:
+        key = select(clients.c.key).where(clients.c.name == wanted.client)
+        where.append(snapshots.c.client_key == key.scalar_subquery())
+    if wanted.since_ns is not None:
+        where.append(snapshots.c.time_ns >= wanted.since_ns)
+    if wanted.until_ns is not None:
+        where.append(snapshots.c.time_ns <= wanted.until_ns)
+    query = _select().where(snapshots.c.record > after)
+    if wanted.latest is not None:
+        rank = func.row_number().over(
+            partition_by=snapshots.c.client_key, order_by=snapshots.c.seq.desc()
+        )
+        ranked = select(snapshots.c.key, rank.label("rank")).where(*where).subquery()
+        keys = select(ranked.c.key).where(ranked.c.rank <= wanted.latest)
+        query = query.where(snapshots.c.key.in_(keys))
+    else:
+        query = query.where(*where)
+    rows = tx.execute(query.order_by(snapshots.c.record).limit(limit)).mappings()
+    return [_snapshot(row) for row in rows]
+
+
+def newest_of_each_client(tx: Tx, client_names: list[ClientName]) -> dict[ClientName, SnapshotId]:
+    """Return the newest shown snapshot of each of these clients that has one."""
+    newest_seq = (
+        select(snapshots.c.client_key, func.max(snapshots.c.seq).label("seq"))
+        .where(_is_shown())
+        .group_by(snapshots.c.client_key)
+        .subquery()
+    )
+    query = (
+        select(clients.c.name, snapshots.c.snapshot)
+        .join(snapshots, snapshots.c.client_key == clients.c.key)
+        .join(
+            newest_seq,
+            (newest_seq.c.client_key == snapshots.c.client_key)
+            & (newest_seq.c.seq == snapshots.c.seq),
+        )
+        .where(clients.c.name.in_(client_names))
+    )
+    return {ClientName(name): SnapshotId(found) for name, found in tx.execute(query)}
+
+
+def count(tx: Tx) -> int:
+    """Return the number of shown snapshots."""
+    query = select(func.count()).select_from(snapshots).where(_is_shown())
+    return tx.execute(query).scalar_one()

@@ -1,0 +1,213 @@
+"""Sends queued jobs to their agents: one at a time for a client, and not too many at once.
+
+A round is cheap and runs when something changed (a job was queued or ended, an agent came) and at
+least once a second: then progress is saved and jobs that stand still are ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from holdfast_contract.errors import Cancelled, HoldfastError, Stalled
+from holdfast_contract.logs import bind, get_logger
+from holdfast_contract.protocol.control import Cancel, FinishedSeen, JobState
+from holdfast_server.catalog import jobs
+from holdfast_server.catalog.connection import Catalog
+from holdfast_server.catalog.jobs import JobRecord
+from holdfast_server.control.events import Events
+from holdfast_server.control.hub import AgentConnection, Hub
+from holdfast_server.control.lifecycle import UNFINISHED, JobLife
+from holdfast_server.control.live import LiveJobs
+from holdfast_server.control.notices import wait_at_most
+from holdfast_server.control.orders import (
+    BackupSpec,
+    History,
+    Order,
+    RestoreSpec,
+    Spec,
+    backup_order,
+    decode_spec,
+    encode_spec,
+    restore_order,
+    verify_order,
+)
+from holdfast_server.control.workers import Workers
+from holdfast_server.repository import Repository
+
+_log = get_logger(__name__)
+
+ROUND_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class DispatchLimits:
+    """What the settings say about running jobs."""
+
+    jobs_running_max: int
+    """Jobs of connected agents at once; more stay queued."""
+    stall_seconds: float
+    """A job whose connected agent shows no progress for so long is ended."""
+
+
+class Dispatcher:
+    """Sends jobs and watches them; belongs to one event loop."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        repository: Repository,
+        workers: Workers,
+        hub: Hub,
+        live: LiveJobs,
+        life: JobLife,
+        events: Events,
+        bounds: DispatchLimits,
+    ) -> None:
+        self._catalog = catalog
+        self._repository = repository
+        self._workers = workers
+        self._hub = hub
+        self._live = live
+        self._life = life
+        self._events = events
+        self._bounds = bounds
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Have the next round begin at once."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Do rounds until cancelled."""
+        while True:
+            await wait_at_most(self._woken, ROUND_SECONDS)
+            self._woken.clear()
+            try:
+                await self.round()
+            except HoldfastError as error:
+                _log.error("the dispatcher's round failed", error=error)
+            except Exception:
+                # The job runner of the server: no error of one job may end the dispatch of all.
+                _log.exception("the dispatcher's round failed")
+
+    async def round(self) -> None:
+        """Save progress, end what stands still, send what can be sent."""
+        await self._life.save_counts()
+        for live in self._live.all():
+            await self._end_if_stalled(live.job)
+        await self._send_queued()
+
+    async def _end_if_stalled(self, job: str) -> None:
+        live = self._live.get(job)
+        connection = live and self._hub.ready(live.client)
+        if not live or not connection:
+            return
+        if not self._live.is_stalled(live, self._bounds.stall_seconds):
+            return
+        connection.send(Cancel(job=job))
+        error = Stalled(
+            f"no progress for {self._bounds.stall_seconds:.0f} seconds",
+            hint="look at the agent's log; the next job goes on from what was uploaded",
+        )
+        await self._life.end(job, error, UNFINISHED)
+        self.wake()
+
+    async def _send_queued(self) -> None:
+        running = sum(1 for live in self._live.all() if self._hub.connected(live.client))
+        room = self._bounds.jobs_running_max - running
+        if room <= 0 or not len(self._hub):
+            return
+        for head in await self._workers.run(jobs.queued_heads, self._catalog):
+            connection = self._hub.ready(head.client)
+            if connection is not None and await self._send(head, connection):
+                room -= 1
+            if room <= 0:
+                return
+
+    async def _send(self, record: JobRecord, connection: AgentConnection) -> bool:
+        """Give a queued job to its agent; False: it could not be, or is over by that."""
+        with bind(job=record.id):
+            order = await self._order(record)
+            if order is None:
+                return False
+            moved = await self._workers.run(
+                jobs.move,
+                self._catalog,
+                record.id,
+                (JobState.QUEUED,),
+                JobState.DISPATCHED,
+                spec=encode_spec(order.spec),
+            )
+            if not moved:
+                return False
+            self._live.add(record.id, record.client)
+            connection.send(order.message)
+            await self._events.add(
+                "job-dispatched", "sent to the agent", client=record.client, job=record.id
+            )
+            return True
+
+    async def _order(self, record: JobRecord) -> _Order | None:
+        """Return what to send; a job that cannot be ordered is ended with the reason."""
+        try:
+            return await self._workers.run(self._build, record)
+        except HoldfastError as error:
+            await self._life.end(record.id, error, UNFINISHED)
+            return None
+
+    def _build(self, record: JobRecord) -> _Order:
+        spec = decode_spec(record.spec)
+        if isinstance(spec, BackupSpec):
+            spec = replace(spec, parent=self._repository.parent_for(record.client, spec.paths))
+            history = self._history(record, spec)
+            return _Order(spec, backup_order(record.id, record.client, spec, history))
+        if isinstance(spec, RestoreSpec):
+            return _Order(spec, restore_order(record.id, spec))
+        return _Order(spec, verify_order(record.id, spec))
+
+    def _history(self, record: JobRecord, spec: BackupSpec) -> History:
+        head = self._repository.head(record.client)
+        damaged = self._repository.damaged_count([spec.parent]) if spec.parent else 0
+        return History(head.seq, head.snapshot, damaged)
+
+    async def attach(self, connection: AgentConnection) -> None:
+        """Bring a connected agent's jobs and the catalog's together; call before it is ready."""
+        named = set(connection.hello.jobs)
+        active = {
+            record.id: record
+            for record in await self._workers.run(jobs.active, self._catalog)
+            if record.client == connection.client
+        }
+        for job in named - active.keys():
+            connection.send(FinishedSeen(job=job))
+        for record in active.values():
+            live = self._live.add(record.id, record.client)
+            if record.id not in named and not live.is_cancelling:
+                await self._send_again(record, connection)
+            elif live.is_cancelling and record.id in named:
+                connection.send(Cancel(job=record.id))
+            elif live.is_cancelling:
+                await self._life.end(record.id, Cancelled("cancelled on request"), UNFINISHED)
+
+    async def _send_again(self, record: JobRecord, connection: AgentConnection) -> None:
+        order = await self._order(record)
+        if order is None:
+            return
+        state, spec = (record.state,), encode_spec(order.spec)
+        same = await self._workers.run(
+            jobs.move, self._catalog, record.id, state, record.state, spec=spec
+        )
+        if same:
+            connection.send(order.message)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """An order, and the spec that grants what it names."""
+
+    spec: Spec
+    message: Order

@@ -1,0 +1,244 @@
+"""A control connection from its first byte to its last: proof, what went on before, messages.
+
+    server  Challenge         agent  Hello (signed)        server  Welcome | Refuse
+    ...     jobs, queries, progress, until either side closes
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from holdfast_contract.clock import Clock
+from holdfast_contract.errors import (
+    HoldfastError,
+    InvalidInput,
+    NotAuthenticated,
+    NotFound,
+    UnsupportedVersion,
+)
+from holdfast_contract.ids import ClientName
+from holdfast_contract.logs import bind, get_logger
+from holdfast_contract.protocol.control import (
+    PROTOCOL_VERSION,
+    Accepted,
+    AgentSettings,
+    Challenge,
+    Finished,
+    FinishedSeen,
+    Hello,
+    Progress,
+    Refuse,
+    ToServer,
+    Welcome,
+    hello_proof,
+)
+from holdfast_server.auth.signatures import verify_signature
+from holdfast_server.auth.tokens import TokenKind, hash_token, new_token
+from holdfast_server.catalog import clients, domains
+from holdfast_server.catalog.clients import ClientRecord
+from holdfast_server.catalog.connection import Catalog
+from holdfast_server.control.channel import HEARTBEAT_SECONDS, Channel
+from holdfast_server.control.dispatcher import Dispatcher
+from holdfast_server.control.events import Events
+from holdfast_server.control.hub import AgentConnection, Hub, Proven
+from holdfast_server.control.lifecycle import JobLife
+from holdfast_server.control.live import LiveJobs
+from holdfast_server.control.queries import Queries
+from holdfast_server.control.workers import Workers
+from holdfast_server.repository import Repository
+
+_log = get_logger(__name__)
+
+HELLO_SECONDS = 30.0
+"""How long an agent may take for its proof."""
+NONCE_BYTES = 32
+
+
+class Reception:
+    """Serves control connections; belongs to one event loop."""
+
+    def __init__(  # noqa: PLR0913  # the parts that a connection touches
+        self,
+        *,
+        catalog: Catalog,
+        repository: Repository,
+        workers: Workers,
+        hub: Hub,
+        live: LiveJobs,
+        life: JobLife,
+        dispatcher: Dispatcher,
+        queries: Queries,
+        events: Events,
+        clock: Clock,
+        random: Callable[[int], bytes],
+        version: str,
+    ) -> None:
+        self._catalog = catalog
+        self._repository = repository
+        self._workers = workers
+        self._hub = hub
+        self._live = live
+        self._life = life
+        self._dispatcher = dispatcher
+        self._queries = queries
+        self._events = events
+        self._clock = clock
+        self._random = random
+        self._version = version
+
+    async def serve(self, channel: Channel) -> None:
+        """Serve one connection until it ends."""
+        try:
+            proven, welcome = await self._greet(channel)
+        except HoldfastError as error:
+            _log.warning("a control connection was refused", error=error)
+            await channel.send(Refuse(code=error.code, message=error.message))
+            await channel.close()
+            return
+        connection = AgentConnection(channel, proven, self._clock.now_ns())
+        with bind(client=connection.client):
+            await self._serve_proven(channel, connection, welcome)
+
+    async def _greet(self, channel: Channel) -> tuple[Proven, Welcome]:
+        """Prove who is there.
+
+        Raises:
+            NotAuthenticated: not a client, revoked, or not its current key; told alike.
+            UnsupportedVersion, InvalidInput: not a hello of this protocol.
+        """
+        nonce = self._random(NONCE_BYTES)
+        await channel.send(
+            Challenge(
+                nonce=nonce,
+                protocol_min=PROTOCOL_VERSION,
+                protocol_max=PROTOCOL_VERSION,
+                server_version=self._version,
+            )
+        )
+        try:
+            hello = await asyncio.wait_for(channel.receive(), HELLO_SECONDS)
+        except TimeoutError as exc:
+            raise NotAuthenticated("no proof came in time") from exc
+        if not isinstance(hello, Hello):
+            raise InvalidInput("the first message is not a hello")
+        if hello.protocol != PROTOCOL_VERSION:
+            raise UnsupportedVersion(
+                f"protocol {hello.protocol}; this server speaks {PROTOCOL_VERSION}"
+            )
+        return await self._workers.run(self._prove, nonce, hello)
+
+    def _prove(self, nonce: bytes, hello: Hello) -> tuple[Proven, Welcome]:
+        unknown = NotAuthenticated(
+            "not a client with this identity, or revoked", hint="enrol the client again"
+        )
+        try:
+            client = ClientName.parse(hello.client)
+            row = clients.get(self._catalog, client)
+            identity = self._repository.current_identity(client)
+        except (NotFound, InvalidInput) as exc:
+            raise unknown from exc
+        if identity is None or row.revoked_ns is not None or identity.identity != hello.identity:
+            raise unknown
+        proof = hello_proof(nonce, hello.identity, hello.client)
+        if not verify_signature(identity.sign_key, hello.signature, proof):
+            raise unknown
+        clients.seen(
+            self._catalog,
+            client,
+            version=hello.agent_version[:100],
+            roots=hello.roots,
+            restore=hello.restore.value,
+            restore_roots=hello.restore_roots,
+            browse=hello.browse.value,
+        )
+        domain = domains.get(self._catalog, client.domain)
+        token = new_token(TokenKind.CONNECTION, self._random)
+        proven = Proven(client, domain.domain, hello, identity.sign_key, hash_token(token))
+        return proven, _welcome(row, token)
+
+    async def _serve_proven(
+        self, channel: Channel, connection: AgentConnection, welcome: Welcome
+    ) -> None:
+        older = self._hub.join(connection)
+        writer = asyncio.create_task(connection.write())
+        connection.send(welcome)
+        self._live.touch(connection.client)
+        try:
+            await self._tell_connected(connection, older)
+            await self._check_standing(connection)
+            await self._dispatcher.attach(connection)
+            connection.is_ready = True
+            self._dispatcher.wake()
+            await self._hear(channel, connection)
+        except InvalidInput as error:
+            message = "disconnected: a message outside the protocol"
+            await self._events.refused(message, client=connection.client)
+            connection.end(error)
+        except (NotAuthenticated, NotFound) as error:
+            connection.end(error)
+        finally:
+            await self._part(connection, writer)
+
+    async def _check_standing(self, connection: AgentConnection) -> None:
+        """Look again, now that whoever revokes the client finds the connection.
+
+        Raises:
+            NotAuthenticated, NotFound: it was revoked or forgotten during its proof.
+        """
+        row = await self._workers.run(clients.get, self._catalog, connection.client)
+        if row.revoked_ns is not None:
+            raise NotAuthenticated("the client was revoked")
+
+    async def _tell_connected(
+        self, connection: AgentConnection, older: AgentConnection | None
+    ) -> None:
+        client = connection.client
+        if older is not None:
+            await self._events.add(
+                "fenced", "a newer proof of this identity has taken over", client=client
+            )
+        version = connection.hello.agent_version[:100]
+        await self._events.add("connected", "the agent is connected", client=client, agent=version)
+
+    async def _hear(self, channel: Channel, connection: AgentConnection) -> None:
+        while (message := await channel.receive()) is not None:
+            if not self._hub.is_current(connection):
+                return
+            connection.last_seen_ns = self._clock.now_ns()
+            await self._take(message, connection)
+
+    async def _take(self, message: ToServer, connection: AgentConnection) -> None:
+        match message:
+            case Accepted(job=job):
+                await self._life.begun(job, connection)
+            case Progress():
+                await self._life.progressed(message, connection)
+            case Finished(job=job):
+                await self._life.finished(message, connection)
+                connection.send(FinishedSeen(job=job))
+                self._dispatcher.wake()
+            case Hello():
+                raise InvalidInput("a second hello")
+
+    async def _part(self, connection: AgentConnection, writer: asyncio.Task[None]) -> None:
+        was_current = self._hub.leave(connection)
+        self._queries.lost(connection)
+        await writer
+        if not was_current:
+            return
+        await self._life.cancel_left(connection)
+        try:
+            await self._workers.run(clients.touched, self._catalog, connection.client)
+        except NotFound:
+            return  # forgotten meanwhile
+        await self._events.add(
+            "disconnected", "the agent is no longer connected", client=connection.client
+        )
+
+
+def _welcome(row: ClientRecord, token: str) -> Welcome:
+    settings = AgentSettings(limit_upload=row.limit_upload, limit_download=row.limit_download)
+    return Welcome(
+        client=row.name, token=token, settings=settings, heartbeat_seconds=HEARTBEAT_SECONDS
+    )
