@@ -6,154 +6,131 @@ store. Needs Linux and Python 3.11 with the packages blake3, cryptography and zs
 Exit: 0 done; 1 failed; 2 wrong usage; 3 restored, but not all of it exactly; 10 not found;
 11 the target is in use; 12 wrong key; 13 damage: named, and everything else is restored.
 """
-# ruff: noqa: D102, D103 - docstrings where the name and format.md do not say it already
+# ruff: noqa: D102, D103 - what format.md does not say stands beside the name
 
 from __future__ import annotations
 
 import argparse
 import base64
 import hmac
+import io
 import os
 import re
-import resource
-import stat
 import struct
 import sys
 from collections import namedtuple
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from itertools import accumulate
-from typing import Any, NoReturn
+from typing import Any
 
 import zstandard
 from blake3 import blake3
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+EXAMPLE = "example: format_reader.py /srv/store shop.key restore 3f9a2c /mnt/out --path /data/a"
 MIB, ZERO, ONES = 1 << 20, bytes(32), b"\xff" * 32
 CONTENT, TREE, REPORT = 1, 2, 3  # types of chunks
-FILE, DIRECTORY, SYMLINK, FIFO, SOCKET, CHARACTER, BLOCK = range(1, 8)  # types of entries
+FILE, DIRECTORY, SYMLINK = 1, 2, 3  # types of entries; then FIFO, socket, devices:
+NODES = {4: 0o010600, 5: 0o140600, 6: 0o020600, 7: 0o060600}
 IMPLIED, SKIPPED = 2, 4  # flags of entries
-NODES = {FIFO: stat.S_IFIFO, SOCKET: stat.S_IFSOCK, CHARACTER: stat.S_IFCHR, BLOCK: stat.S_IFBLK}
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-EXAMPLE = "example: format_reader.py /srv/store shop.key restore 3f9a2c /mnt/out --path /data/a"
-# The keys of every MessagePack map: bodies, then the records of the journal.
+FOLDER, HANDLE = os.O_DIRECTORY | os.O_NOFOLLOW, os.O_PATH | os.O_NOFOLLOW
+Extent = namedtuple("Extent", "chunk offset length")  # chunk ZERO: a hole
+STAT_FIELDS = "name kind mode size mtime_ns ctime_ns inode flags"
+Entry = namedtuple("Entry", STAT_FIELDS + " owner content_id extents extra")
+# The keys of every map: bodies, then the records of the journal (beside their time_ns).
 MAPS = """HFDM=domain name revision created_ns chunker small_file_bytes_max share_references key_check
     epoch_checks wraps; HFID=domain client lineage heads sign_key box_key previous reason time_ns;
     HFMF=domain client lineage identity seq prev parent dataset known_seq known_hash started_ns
     agent_time_ns paths excludes tags tree refs_set refs_count epoch_min epoch_new files dirs bytes
     bytes_new result consistency report agent_version; report=kind rows more;
-    extra=xattrs link target device spill xattr_blocks; store=time_ns store_id;
-    domain=time_ns domain name object revision; identity=time_ns domain client object identity;
-    commit=time_ns domain client snapshot seq manifest refs; tag=time_ns domain snapshot tags;
-    forget=time_ns domain snapshot; undelete=time_ns domain snapshot; deletion=time_ns objects;
-    purge=time_ns domain snapshot; pin=time_ns domain snapshot; unpin=time_ns domain snapshot;
-    damaged=time_ns domain chunk object offset; quarantine=time_ns domain client since_ns"""
+    extra=xattrs link target device spill xattr_blocks; store=store_id; deletion=objects;
+    domain=domain name object revision; identity=domain client object identity;
+    commit=domain client snapshot seq manifest refs; forget=domain snapshot; pin=domain snapshot;
+    undelete=domain snapshot; purge=domain snapshot; unpin=domain snapshot; tag=domain snapshot tags;
+    damaged=domain chunk object offset; quarantine=domain client since_ns"""
 KEYS = {name: set(keys.split()) for name, keys in re.findall(r"(\w+)=([^;]+)", MAPS)}
-CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
+# MessagePack tags: values; numbers; and what has a count: (type, bytes of the count that follow).
+SCALARS = {0xC0: None, 0xC2: False, 0xC3: True} | {n & 0xFF: n for n in range(-32, 128)}
 NUMBERS = dict(zip(range(0xCC, 0xD4), "BHIQbhiq", strict=True))
-FAMILIES = {0xC4: (bytes, 1), 0xC5: (bytes, 2), 0xC6: (bytes, 4), 0xD9: (str, 1), 0xDA: (str, 2)}
-FAMILIES |= {0xDB: (str, 4), 0xDC: (list, 2), 0xDD: (list, 4), 0xDE: (dict, 2), 0xDF: (dict, 4)}
-Extent = namedtuple("Extent", "chunk offset length")  # chunk ZERO: a hole
-STAT_FIELDS = "name kind mode size mtime_ns ctime_ns inode flags"
-Entry = namedtuple("Entry", STAT_FIELDS + " owner content_id extents extra")
-
-
-class Damage(Exception):
-    """Stored bytes are not what the format says; none of them is used."""
-
-
-# What reading stored bytes raises: too few of them struct.error, an absent object OSError, ...
-BROKEN = (Damage, struct.error, ArithmeticError, LookupError, TypeError, ValueError, OSError)
+COUNTED = {0xC4: (bytes, 1), 0xC5: (bytes, 2), 0xC6: (bytes, 4), 0xD9: (str, 1), 0xDA: (str, 2)}
+COUNTED |= {0xDB: (str, 4), 0xDC: (list, 2), 0xDD: (list, 4), 0xDE: (dict, 2), 0xDF: (dict, 4)}
+COUNTED |= {n: (dict if n < 0x90 else list if n < 0xA0 else str, 0) for n in range(0x80, 0xC0)}
+# What reading stored bytes raises: wrong ones ValueError, too few struct.error, absent ones OSError.
+BROKEN = (ValueError, struct.error, ArithmeticError, LookupError, TypeError, OSError)
 BROKEN += (InvalidSignature, InvalidTag, zstandard.ZstdError)
 
 
 def require(fact: bool, why: str) -> None:
     if not fact:
-        raise Damage(why)
+        raise ValueError(why)
 
 
-def stop(code: int, why: object) -> NoReturn:
-    print(f"error: {why}", file=sys.stderr)
-    sys.exit(code)
+def body_of(data: bytes, keys: str = "") -> Any:
+    """Return the MessagePack value that `data` is; only what the format uses of MessagePack."""
+    stream = io.BytesIO(data)
+
+    def take(count: int) -> bytes:
+        raw = stream.read(count)
+        require(len(raw) == count, "MessagePack cut off")
+        return raw
+
+    def value(depth: int) -> Any:
+        (tag,) = take(1)
+        if tag in SCALARS:
+            return SCALARS[tag]
+        if tag in NUMBERS:
+            return struct.unpack(">" + NUMBERS[tag], take(struct.calcsize(NUMBERS[tag])))[0]
+        family, width = COUNTED[tag]
+        in_tag = tag & (31 if family is str else 15)
+        count = int.from_bytes(take(width), "big") if width else in_tag
+        if family in (bytes, str):
+            return take(count) if family is bytes else take(count).decode("utf-8")
+        require(depth < 16, "MessagePack nested too deeply")
+        if family is list:
+            return [value(depth + 1) for _ in range(count)]
+        found = {value(depth + 1): value(depth + 1) for _ in range(count)}
+        require(len(found) == count, "MessagePack key that stands twice")
+        return found
+
+    body = value(0)
+    require(not stream.read(1), "bytes behind a MessagePack value")
+    require(not keys or body.keys() == KEYS[keys], "map with other keys")
+    return body
 
 
-def unpack(data: bytes, at: int = 0, depth: int = 0) -> tuple[Any, int]:
-    """Return the MessagePack value at `at`, and the offset behind it; only what the format uses."""
-    require(at < len(data) and depth < 16, "MessagePack cut off, or nested too deeply")
-    tag, at = data[at], at + 1
-    if tag < 0x80 or tag >= 0xE0:
-        return (tag if tag < 0x80 else tag - 256), at
-    if tag in CONSTANTS:
-        return CONSTANTS[tag], at
-    if tag in NUMBERS:
-        (number,) = struct.unpack_from(">" + NUMBERS[tag], data, at)
-        return number, at + struct.calcsize(NUMBERS[tag])
-    if tag < 0xC0:
-        family = dict if tag < 0x90 else list if tag < 0xA0 else str
-        count = tag & (31 if family is str else 15)
-    else:
-        require(tag in FAMILIES, f"MessagePack tag {tag:#x} has no place here")
-        family, width = FAMILIES[tag]
-        count, at = int.from_bytes(data[at : at + width], "big"), at + width
-    require(at + count <= len(data), "MessagePack cut off")
-    if family in (bytes, str):
-        raw = data[at : at + count]
-        return (raw if family is bytes else raw.decode("utf-8")), at + count
-    values = []
-    for _ in range(count * 2 if family is dict else count):
-        value, at = unpack(data, at, depth + 1)
-        values.append(value)
-    found = values if family is list else dict(zip(values[::2], values[1::2], strict=True))
-    require(len(found) == count, "MessagePack key that stands twice")
-    return found, at
-
-
-def body_of(data: bytes) -> Any:
-    value, end = unpack(data)
-    require(end == len(data), "bytes behind a MessagePack value")
-    return value
-
-
-def frame_of(chunk_id: bytes, length: int) -> bytes:
+def frame_of(chunk_id: bytes, length: int) -> bytes:  # the 48 bytes before a sealed chunk
     frame = struct.pack("<4sI32s", b"HFFR", length, chunk_id)
-    return frame + blake3(frame).digest()[:8]
-
-
-def set_hash(ids: set[bytes]) -> bytes:
-    return blake3(b"".join(sorted(ids))).digest()
+    return frame + blake3(frame).digest(8)
 
 
 class Keys:
     """What the key file holds, and what follows from it."""
 
-    def __init__(self, path: str) -> None:
-        with open(path, "rb") as file:
-            word, domain, material = file.read(1 << 17).removesuffix(b"\n").split(b" ")
-        self.domain, raw = bytes.fromhex(domain.decode()), base64.b64decode(material, validate=True)
-        (count,) = struct.unpack_from("<H", raw, 32)
-        epochs = dict(struct.unpack_from("<I32s", raw, 34 + 36 * i) for i in range(count))
-        check = blake3(b"holdfast/1/key-material" + self.domain + raw[:-8]).digest()[:8]
-        require(word == b"holdfast-key-1" and domain == self.domain.hex().encode(), "first words")
-        require(list(epochs) == sorted(epochs) and 1 <= count <= 1024, "epochs")
-        require(len(raw) == 42 + 36 * len(epochs) and check == raw[-8:], "length or check")
-        uses = ("chunk-id", "content-id", "manifest", "key-check")
-        keys = [self.derive(raw[:32], use) for use in uses]
-        self.chunk_id, self.content_id, self.manifest, self.key_check = keys
-        self.data = {e: self.derive(secret, "data", e) for e, secret in epochs.items()}
+    def __init__(self, line: str) -> None:
+        word, domain, material = line.removesuffix("\n").split(" ")
+        self.domain, raw = bytes.fromhex(domain), base64.b64decode(material, validate=True)
+        epochs = dict(struct.iter_unpack("<I32s", raw[34:-8]))
+        check = blake3(b"holdfast/1/key-material" + self.domain + raw[:-8]).digest(8)
+        require(word == "holdfast-key-1" and domain == self.domain.hex(), "other first words")
+        require(check == raw[-8:] and list(epochs) == sorted(epochs), "damaged")
+        require(raw[32:34] == len(epochs).to_bytes(2, "little") > b"\0\0", "number of epochs")
+        self.chunk_id, self.content_id = (
+            self.derive(raw, b"%s-id" % k) for k in (b"chunk", b"content")
+        )
+        self.manifest, self.check = self.derive(raw, b"manifest"), self.derive(raw, b"key-check")
+        self.data = {e: self.derive(epochs[e], b"data" + struct.pack("<I", e)) for e in epochs}
 
-    def derive(self, secret: bytes, use: str, epoch: int | None = None) -> bytes:
-        info = b"holdfast/1/" + use.encode() + (b"" if epoch is None else struct.pack("<I", epoch))
-        return HKDF(algorithm=SHA256(), length=32, salt=self.domain, info=info).derive(secret)
+    def derive(self, secret: bytes, use: bytes) -> bytes:  # HKDF-SHA-256 for 32 bytes of output
+        extracted = hmac.digest(self.domain, secret[:32], "sha256")
+        return hmac.digest(extracted, b"holdfast/1/" + use + b"\1", "sha256")
 
     def open(self, chunk_id: bytes, kind: int, sealed: bytes) -> bytes:
-        """Return the plaintext of a sealed chunk that was asked for by this id and type."""
         known, flags, epoch, salt, com = struct.unpack("<7sBI16s32s", sealed[:60])
-        require(known == b"HFCK\1\1" + bytes([kind]) and flags in (0, 1), "header, or its type")
+        require(known == b"HFCK\1\1" + bytes([kind]) and flags < 2, "unknown header, or its type")
         require(epoch in self.data, f"sealed with epoch {epoch}, which the key file lacks")
         context = b"holdfast/1/chunk" + struct.pack("<I", epoch) + chunk_id + salt
         derived = hmac.digest(self.data[epoch], context, "sha512")
@@ -161,20 +138,18 @@ class Keys:
         aad = sealed[:60] + self.domain + chunk_id
         inside = AESGCM(derived[:32]).decrypt(bytes(12), sealed[60:], aad)
         plain_len, payload_len = struct.unpack_from("<II", inside)
-        used = 8 + payload_len
+        used, most = 8 + payload_len, MIB if kind == TREE else 4 * MIB
         exponent = used.bit_length() - 1
         step = 1 << (exponent - exponent.bit_length())
         require(used <= len(inside) == -(-used // step) * step, "wrong padded length")
-        require(not any(inside[used:]), "padding is not zero")
-        require(1 <= plain_len <= (MIB if kind == TREE else 4 * MIB), "forbidden length")
+        require(not any(inside[used:]) and 1 <= plain_len <= most, "padding, or forbidden length")
         plaintext = payload = inside[8:used]
         if flags:  # the size that a frame declares is believed only when authenticated
             declared = zstandard.get_frame_parameters(payload).content_size
             require(declared == plain_len, "zstd frame declares another length")
             plaintext = zstandard.ZstdDecompressor().decompress(payload, allow_extra_data=False)
-        require(len(plaintext) == plain_len, "length of the plaintext differs")
         is_same = blake3(bytes([kind]) + plaintext, key=self.chunk_id).digest() == chunk_id
-        require(is_same, "chunk id differs")
+        require(is_same and len(plaintext) == plain_len, "chunk id, or length, differs")
         return plaintext
 
 
@@ -182,22 +157,28 @@ class Store:
     """A store directory, as the holder of one domain's key sees it."""
 
     def __init__(self, root: str, keys: Keys) -> None:
-        self.root, self.keys, self.told = root, keys, set[tuple[str, str, str]]()
-        self.is_torn, self.is_proven = False, False
-        if not os.path.isdir(os.path.join(root, "journal")):
-            stop(10, f"{root} holds no store")
-        self.journal = [(k, r) for k, r in self.records() if r.get("domain") == keys.domain]
-        self.domains = self.bodies("domain", "domains", b"HFDM")
-        self.identities = self.bodies("identity", "identities", b"HFID")
-        if not self.is_proven:
-            stop(12, "the key opens nothing here: it is of another domain")
-        self.copies = dict[bytes, list[tuple[str, tuple[Any, ...]]]]()
+        self.root, self.keys, self.told, self.is_proven = root, keys, set[Any](), False
+        self.journal, self.copies = list[Any](), dict[bytes, list[Any]]()
         self.chunk = lru_cache(maxsize=24)(self.open_first)
+        self.journal = [(k, r) for k, r in self.records() if r.get("domain") == keys.domain]
+        self.is_torn = bool(self.told)
+        domains = self.bodies("domain", "domains", b"HFDM").values()
+        self.identities = self.bodies("identity", "identities", b"HFID")
+        newest = max(domains, key=lambda body: body["revision"], default={})
+        self.small_file_bytes_max = newest.get("small_file_bytes_max", 0)
 
-    def tell(self, kind: str, name: str, why: object) -> None:
-        if (kind, name, str(why)) not in self.told:
-            print(f"{kind}: {name}: {str(why) or repr(why)}", file=sys.stderr)
-        self.told.add((kind, name, str(why)))
+    def tell(self, kind: str, name: str | bytes, why: object) -> None:  # each finding once
+        shown = name if isinstance(name, str) else repr(os.fsdecode(name))
+        if (kind, shown, str(why)) not in self.told:
+            print(f"{kind}: {shown}: {str(why) or repr(why)}", file=sys.stderr)
+        self.told.add((kind, shown, str(why)))
+
+    @contextmanager
+    def telling(self, name: str | bytes) -> Iterator[None]:  # damage ends the block, and is told
+        try:
+            yield
+        except BROKEN as damage:
+            self.tell("damaged", name, damage)
 
     def read(self, name: str, offset: int = 0, length: int = -1) -> bytes:
         with open(os.path.join(self.root, name), "rb") as file:
@@ -216,10 +197,9 @@ class Store:
         return sorted(self.name(folder, ulid) for ulid in ulids if len(ulid) == 26)
 
     def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the journal's records; a missing, damaged or exchanged object is told."""
         after: Any = None
         for name in sorted(os.listdir(os.path.join(self.root, "journal"))):
-            try:
+            with self.telling(f"journal/{name}"):
                 data = self.read(f"journal/{name}")
                 head = struct.unpack_from("<8s16sQQI32sI", data)
                 magic, store_id, number, first, count, before, length = head
@@ -227,16 +207,11 @@ class Store:
                 require(blake3(data[:-32]).digest() == data[-32:], "hash differs")
                 records = body_of(data[80:-32])
                 require(len(data) == 112 + length and len(records) == count >= 1, "wrong length")
-                require(all(record.keys() == KEYS[kind] for kind, record in records), "other keys")
-            except BROKEN as damage:
-                self.tell("damaged", f"journal/{name}", damage)
-                self.is_torn = True
-                continue
-            if (after or (store_id, 1, 1, ZERO)) != (store_id, number, first, before):
-                self.tell("damaged", f"journal/{number - 1:016d}", "missing, or exchanged")
-                self.is_torn = True
-            after = (store_id, number + 1, first + count, blake3(data).digest())
-            yield from records
+                require(all(r.keys() == KEYS[kind] | {"time_ns"} for kind, r in records), "keys")
+                if (after or (store_id, 1, 1, ZERO)) != (store_id, number, first, before):
+                    self.tell("damaged", f"journal/{number - 1:016d}", "missing, or exchanged")
+                after = (store_id, number + 1, first + count, blake3(data).digest())
+                yield from records
 
     def authentic(self, data: bytes, magic: bytes, use: str, tail: int = 0) -> Any:
         """Return the body of a manifest or record whose MAC holds; `tail` bytes follow the MAC."""
@@ -245,32 +220,28 @@ class Store:
         signed = f"holdfast/1/{use}".encode() + data[8 : 12 + length]
         mac = hmac.digest(self.keys.manifest, signed, "sha256")
         require(hmac.compare_digest(mac, data[12 + length : 44 + length]), "MAC differs")
-        self.is_proven, body = True, body_of(data[12 : 12 + length])
-        require(body.keys() == KEYS[magic.decode()], "body with other keys")
+        self.is_proven, body = True, body_of(data[12 : 12 + length], magic.decode())
         require(body["domain"] == self.keys.domain, "body of another domain")
         return body
 
-    def bodies(self, kind: str, folder: str, magic: bytes) -> dict[bytes, Any]:
-        """Return the domain's records of a kind that the journal names, by their BLAKE3."""
-        found, data = {}, b""
+    def bodies(self, kind: str, folder: str, magic: bytes) -> dict[bytes, Any]:  # by their BLAKE3
+        found = {}
         for name in self.names(folder, kind):
-            try:
+            with self.telling(f"{name} (or the key is of another domain)"):
                 data = self.read(name)
+                self.is_proven |= self.keys.check in data
                 found[blake3(data).digest()] = self.authentic(data, magic, kind)
-            except BROKEN as damage:
-                self.is_proven |= self.keys.key_check in data
-                self.tell("damaged", f"{name} (or another key's)", damage)
         return found
 
-    def snapshots(self) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    def snapshots(self) -> dict[str, Any]:
         """Return (body, commit record) by snapshot id; {} for a record that a torn journal lacks."""
-        commits = {
-            self.name("manifests", r["manifest"]): r for k, r in self.journal if k == "commit"
-        }
+        kept = [
+            (self.name("manifests", r["manifest"]), r) for k, r in self.journal if k == "commit"
+        ]
         gone, found = {r["snapshot"] for k, r in self.journal if k == "purge"}, {}
         for name in self.names("manifests", "commit", "manifest"):
-            commit = commits.get(name, {})
-            try:
+            commit = dict(kept).get(name, {})
+            with self.telling(f"{name} {commit.get('client', '')}"):
                 data = self.read(name)
                 body, snapshot = (
                     self.authentic(data, b"HFMF", "manifest", 64),
@@ -282,91 +253,84 @@ class Store:
                 Ed25519PublicKey.from_public_bytes(identity["sign_key"]).verify(data[-64:], signed)
                 same = {"snapshot": snapshot, "client": body["client"], "seq": body["seq"]}
                 require(not commit or commit == commit | same, "not what the journal names")
-                if snapshot not in gone:
-                    found[snapshot.hex()] = (body, commit)
-            except BROKEN as damage:
-                of = f" ({commit['client']} {commit['snapshot'].hex()})" if commit else ""
-                self.tell("damaged", name + of, damage)
+                found |= {snapshot.hex(): (body, commit)} if snapshot not in gone else {}
         return found
 
-    def refs(self, name: str, depth: int = 0) -> set[bytes]:
-        """Return the whole list of a refs object: its header must follow from its ids."""
+    def refs(self, name: str, depth: int = 0) -> set[bytes]:  # the header must follow from the ids
         data = self.read(name)
         kind, base, added = data[5], data[64:90], int.from_bytes(data[128:136], "little")
         ids = [data[i : i + 32] for i in range(144, len(data) - 32, 32)]
-        new, old, before = set(ids[:added]), set(ids[added:]), set[bytes]()
-        require(depth <= 16 and (kind == 2 or (base == bytes(26) and not old)), "kind, or depth")
+        new, old, before, base_set = set(ids[:added]), set(ids[added:]), set[bytes](), ZERO
+        require(depth <= 16 and kind in (1, 2), "unknown kind, or too long a chain")
         if kind == 2:
             before = self.refs(self.name("refs", base.decode("ascii")), depth + 1)
+            base_set = blake3(b"".join(sorted(before))).digest()
         require(before.isdisjoint(new) and before.issuperset(old), "difference to another base")
-        whole, base_set = before - old | new, set_hash(before) if kind == 2 else ZERO
-        head = struct.pack("<4sBBH16s", b"HFRF", 1, 2 if kind == 2 else 1, 0, self.keys.domain)
-        head += struct.pack("<32sQ26s6x32s", set_hash(whole), len(whole), base, base_set)
+        whole = before - old | new
+        refs_set = blake3(b"".join(sorted(whole))).digest()
+        head = struct.pack("<4sBBH16s", b"HFRF", 1, kind, 0, self.keys.domain)
+        head += struct.pack("<32sQ26s6x32s", refs_set, len(whole), base * (kind - 1), base_set)
         head += struct.pack("<QQ", len(new), len(old)) + b"".join(sorted(new) + sorted(old))
         require(data == head + blake3(head).digest(), "header, order, refs_set or hash differs")
         return whole
 
-    def index(self) -> None:
-        """Find every copy of every chunk, oldest pack first."""
+    def index(self) -> None:  # every copy of every chunk, oldest pack first
         for pack in self.names("packs"):
-            try:
+            entries = list[Any]()
+            with self.telling(pack):
                 entries = self.by_footer(pack)
-            except BROKEN as damage:
-                self.tell("damaged", pack, damage)
-                entries = list(self.by_frames(self.read(pack)))
-            for entry in entries:
-                self.copies.setdefault(entry[0], []).append((pack, entry))
+            with self.telling(pack):
+                for entry in entries or self.by_frames(pack):
+                    self.copies.setdefault(entry[0], []).append((pack, entry))
 
-    def by_footer(self, pack: str) -> list[tuple[Any, ...]]:
-        """Return the footer's entries, when header, frames and footer fit together."""
+    def by_footer(self, pack: str) -> list[Any]:
         size = os.path.getsize(os.path.join(self.root, pack))
         digest, length, magic = struct.unpack("<32sI4s", self.read(pack, size - 40))
         require(magic == b"HFPE" and 88 <= length <= size - 64 <= 64 * MIB, "pack without its end")
         header, footer = self.read(pack, 0, 24), self.read(pack, size - 40 - length, length)
         require(blake3(header + footer).digest() == digest, "hash of the footer differs")
         entries = list(struct.iter_unpack("<32s32sIIIB3s", footer[8:]))
-        require(header == b"HFPK\1\0\0\0" + self.keys.domain, "header")
+        require(header == b"HFPK\1\0\0\0" + self.keys.domain, "unknown header, or another domain")
         require(footer[:8] == struct.pack("<4sI", b"HFFT", len(entries)), "unknown footer")
         require(len({entry[0] for entry in entries}) == len(entries) <= 65536, "an id stands twice")
-        ends = list(accumulate((48 + entry[3] for entry in entries), initial=24))
-        offsets = [entry[2] - 48 for entry in entries if entry[6] == bytes(3)]
-        require(ends == [*offsets, size - 40 - length], "frames do not tile the pack")
+        ends = [24, *(offset + length for _, _, offset, length, *_ in entries)]
+        frames = [*(e[2] - 48 for e in entries if e[6] == bytes(3)), size - 40 - len(footer)]
+        require(frames == ends, "frames do not tile the pack")
         return entries
 
-    def by_frames(self, data: bytes) -> Iterator[tuple[Any, ...]]:
-        """Yield what stands in a pack with a torn footer: wherever a frame's check holds."""
-        for match in re.finditer(b"(?s)HFFR(?=(.{4})(.{32}))", data):
-            length, chunk_id = int.from_bytes(match[1], "little"), match[2]
-            if data[match.start() : match.start() + 48] == frame_of(chunk_id, length):
-                yield chunk_id, None, match.start() + 48, length
+    def by_frames(self, pack: str) -> list[Any]:  # wherever a frame's check holds
+        data = self.read(pack)
+        found = re.finditer(b"(?s)HFFR(?=(.{4})(.{32}))", data)
+        heads = [(f[2], None, f.start() + 48, int.from_bytes(f[1], "little")) for f in found]
+        return [e for e in heads if data[e[2] - 48 : e[2]] == frame_of(e[0], e[3])]
 
-    def open_first(self, chunk_id: bytes, kind: int) -> bytes:
-        """Return the plaintext of the first copy of a chunk that opens."""
-        for pack, (_, storage_hash, offset, length, *rest) in self.copies.get(chunk_id, []):
-            try:
+    def open_first(self, chunk_id: bytes, kind: int) -> bytes:  # of its copies, one that opens
+        for pack, entry in self.copies.get(chunk_id, []):
+            with self.telling(f"{pack} chunk {chunk_id.hex()}"):
+                offset, length = entry[2:4]
                 framed = self.read(pack, offset - 48, 48 + length)
-                plaintext = self.keys.open(chunk_id, kind, framed[48:])
-            except BROKEN as damage:
-                self.tell("damaged", f"{pack} chunk {chunk_id.hex()}", damage)
-                continue
-            says = [blake3(framed[48:]).digest(), int.from_bytes(framed[56:60], "little"), kind]
-            is_same = storage_hash is None or [storage_hash, *rest[:2]] == says
-            if not is_same or framed[:48] != frame_of(chunk_id, length):
-                self.tell("damaged", f"{pack} chunk {chunk_id.hex()}", "frame or footer differs")
-            return plaintext
-        raise Damage(f"no good copy of chunk {chunk_id.hex()}")
+                sealed, epoch = framed[48:], int.from_bytes(framed[56:60], "little")
+                plaintext, hashed = self.keys.open(chunk_id, kind, sealed), blake3(sealed).digest()
+                says = (chunk_id, hashed, offset, length, epoch, kind, bytes(3))
+                if framed[:48] != frame_of(chunk_id, length) or (entry[1] and entry != says):
+                    self.tell(
+                        "damaged", f"{pack} at {offset}", "frame or footer says another thing"
+                    )
+                return plaintext
+        raise ValueError(f"no good copy of chunk {chunk_id.hex()}")
 
 
 class Tree:
     """Walks the tree of one snapshot, and restores what is wanted of it."""
 
-    def __init__(self, store: Store, body: dict[str, Any], wanted: bytes) -> None:
-        self.store, self.body, self.wanted = store, body, wanted
-        self.reached, self.links, self.is_whole, self.is_met = set[bytes](), {}, True, False
+    def __init__(self, store: Store, body: dict[str, Any], wanted: bytes, target: int) -> None:
+        self.store, self.body, self.wanted, self.target = store, body, wanted, target
         self.left, self.groups = {k: body[k] for k in ("files", "dirs", "bytes")}, set[bytes]()
-
-    def tell(self, kind: str, path: bytes, why: object) -> None:
-        self.store.tell(kind, repr(os.fsdecode(path)), why)
+        self.reached, self.links, self.is_met = (
+            set[bytes](body["report"]),
+            dict[Any, bytes](),
+            False,
+        )
 
     def bytes_of(self, extent: Extent, kind: int) -> bytes:
         plaintext = self.store.chunk(extent.chunk, kind)
@@ -383,18 +347,13 @@ class Tree:
         return Extent(chunk, offset, length)
 
     def pages(self, extents: list[Extent], path: bytes) -> Iterator[Entry]:
-        """Yield the entries of a directory; of damaged pages none, and that is told."""
         last = b""
         for extent in extents:
-            try:
+            with self.store.telling(path + b"/ (a page of names after " + last + b")"):
                 entries = self.page(extent)
                 require(last < entries[0].name, "pages not sorted")
-            except BROKEN as damage:
-                self.is_whole = False
-                self.tell("damaged", path + b"/ (a page after " + last + b")", damage)
-                continue
-            last = entries[-1].name
-            yield from entries
+                last = entries[-1].name
+                yield from entries
 
     def page(self, at: Extent) -> list[Entry]:
         data = self.bytes_of(at, TREE)
@@ -427,7 +386,7 @@ class Tree:
         require(type(name) is bytes and 1 <= len(name) <= 255, "name")
         require(name not in (b".", b"..") and not set(b"\0/") & set(name), "forbidden name")
         require(all(type(n) is int for n in entry[1:8]) and entry.size >= 0, "number")
-        require(FILE <= kind <= BLOCK and 0 <= entry.mode <= 0o7777, "unknown type or mode")
+        require(1 <= kind <= 7 and 0 <= entry.mode <= 0o7777, "unknown type or mode")
         require(0 <= entry.flags < 8 and (kind <= DIRECTORY or not entry.extents), "flag, content")
         require(len(entry.content_id) in ((0, 32) if kind == FILE else (0,)), "content id")
         require(extra.keys() <= KEYS["extra"] and extra.get("spill", 1) in (1, 2), "extra")
@@ -439,119 +398,169 @@ class Tree:
         require(data[:12] == header, "unknown block")
         return data[12:]
 
-    def content(self, entry: Entry) -> list[Extent]:
-        """Return the extents of a file's content, or of a directory's pages."""
+    def content(self, entry: Entry) -> list[Extent]:  # of a file; of a directory its pages
         extents = entry.extents
         for _ in range(entry.extra.get("spill", 0)):
             bodies = [(at, self.block(at, 1)) for at in extents]
             records = [(at, r) for at, body in bodies for r in struct.iter_unpack("<32sIQ", body)]
             extents = [self.extent(at, *record) for at, record in records]
-        if entry.kind == FILE and not entry.flags & SKIPPED:
-            require(sum(extent.length for extent in extents) == entry.size, "lengths miss the size")
+        is_read = entry.kind == FILE and not entry.flags & SKIPPED
+        require(
+            not is_read or sum(e.length for e in extents) == entry.size, "lengths miss the size"
+        )
         return extents
 
-    def xattrs(self, entry: Entry) -> list[tuple[bytes, bytes]]:
-        in_blocks = [body_of(self.block(at, 2)) for at in entry.extra["xattr_blocks"]]
-        pairs = sum(in_blocks, entry.extra.get("xattrs", []))
-        require([n for n, _ in pairs] == sorted({n for n, _ in pairs}), "attributes not sorted")
-        return pairs
-
     def count(self, entry: Entry, path: bytes) -> None:
-        """End the walk where the tree holds more than its manifest says."""
+        is_folder, group = entry.kind == DIRECTORY, entry.extra.get("link")
         if entry.flags & IMPLIED:
-            is_above = any(p.startswith(path + b"/") for p in self.body["paths"])
-            require(is_above and entry.kind == DIRECTORY, "implied, and above no path")
+            is_above = any(named.startswith(path + b"/") for named in self.body["paths"])
+            require(is_folder and is_above, "implied, and above no path")
         else:
-            self.left["dirs" if entry.kind == DIRECTORY else "files"] -= 1
-        group = entry.extra.get("link")
+            self.left["dirs" if is_folder else "files"] -= 1
         if entry.kind == FILE and not entry.flags & SKIPPED and group not in self.groups:
             self.left["bytes"] -= entry.size
         self.groups |= {group} - {None}
-        require(min(self.left.values()) >= 0, "the tree holds more than its manifest says")
+        is_within = min(self.left.values()) >= 0 and path.count(b"/") <= 4096
+        require(is_within, "the tree is larger or deeper than may be: the walk ends")
 
-    def restore(self, target: int) -> None:
-        """Walk everything, depth first; make what is wanted, and the directories above it."""
-        root = [self.extent(Extent(ONES, 0, 0), *part) for part in self.body["tree"]]
-        stack: list[Any] = [(b"", target, None, self.pages(root, b""))]
-        while stack:
-            path, folder, entry, entries = stack[-1]
-            child = next(entries, None)
-            if child is None:
-                stack.pop()
-                if entry and folder >= 0:
-                    self.finish(folder, path, entry)
-                continue
-            at, below, content = path + b"/" + child.name, -1, []
-            self.count(child, at)
-            require(len(stack) <= 4096, "a directory deeper than 4,096")
+    def walk(self, path: bytes, folder: int, extents: list[Extent]) -> None:
+        """Read everything below `path`; make in `folder` (-1: nowhere) what is wanted."""
+        for entry in self.pages(extents, path):
+            at, below, content = path + b"/" + entry.name, -1, list[Extent]()
+            self.count(entry, at)
             is_in = (at + b"/").startswith(self.wanted + b"/")
-            is_above = child.kind == DIRECTORY and self.wanted.startswith(at + b"/")
+            is_above = entry.kind == DIRECTORY and self.wanted.startswith(at + b"/")
             self.is_met |= is_in
             try:
-                content = self.content(child)
-                if folder >= 0 and (is_in or is_above) and not child.flags & SKIPPED:
-                    below = self.make(folder, at, child, content, target)
-            except OSError as error:
-                self.tell("not restored", at, error)
-            except BROKEN as damage:
-                self.is_whole &= child.kind == FILE and not child.extra.get("spill")
-                self.tell("damaged", at, damage)
-            if child.kind == DIRECTORY:
-                stack.append((at, below, child, self.pages(content, at)))
+                content = self.content(entry)
+                if folder >= 0 and (is_in or is_above) and not entry.flags & SKIPPED:
+                    below = self.make(folder, at, entry, content)
+            except BROKEN as why:
+                self.store.tell("not restored" if isinstance(why, OSError) else "damaged", at, why)
+            if entry.kind == DIRECTORY:
+                self.walk(at, below, content)
+            if below >= 0:
+                self.finish(below, at, entry)
 
-    def make(self, folder: int, path: bytes, entry: Entry, content: list[Extent], top: int) -> int:
-        """Make one entry; return a directory's descriptor, which stays open for its children."""
-        name, extra = entry.name, entry.extra
-        same = (extra.get("link"), entry.kind, entry.size, entry.mtime_ns, entry.content_id)
+    def make(self, folder: int, path: bytes, entry: Entry, content: list[Extent]) -> int:
+        """Make one entry and return a descriptor of it, or -1 when it is complete."""
+        name, extra, kind = entry.name, entry.extra, entry.kind
+        same = (extra.get("link"), kind, entry.size, entry.mtime_ns, entry.content_id)
         if same in self.links:
-            *above, first = self.links[same].split(b"/")[1:]
-            source = os.dup(top)
-            for part in above:
-                source, closed = os.open(part, FOLDER, dir_fd=source), source
-                os.close(closed)
-            os.link(first, name, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
+            first, source = self.links[same].split(b"/")[1:], os.dup(self.target)
+            for part in first[:-1]:
+                source, above = os.open(part, FOLDER, dir_fd=source), source
+                os.close(above)
+            os.link(first[-1], name, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
             os.close(source)
             return -1
-        if entry.kind == DIRECTORY:
-            os.mkdir(name, 0o700, dir_fd=folder)
-            return os.open(name, FOLDER, dir_fd=folder)
-        if entry.kind == FILE:
+        if kind == FILE:
             self.write(folder, entry, content)
-        elif entry.kind == SYMLINK:
+        elif kind == DIRECTORY:
+            os.mkdir(name, 0o700, dir_fd=folder)
+        elif kind == SYMLINK:
             os.symlink(extra["target"], name, dir_fd=folder)
         else:
-            os.mknod(name, 0o600 | NODES[entry.kind], extra.get("device", 0), dir_fd=folder)
-        self.finish(os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=folder), path, entry)
-        if extra.get("link"):
-            self.links[same] = path
-        return -1
+            os.mknod(name, NODES[kind], extra.get("device", 0), dir_fd=folder)
+        self.links |= {same: path} if extra.get("link") else {}
+        return os.open(name, FOLDER if kind == DIRECTORY else HANDLE, dir_fd=folder)
 
     def write(self, folder: int, entry: Entry, content: list[Extent]) -> None:
-        """Write one file and keep it only if every chunk, and its content id, is right."""
         flags, hasher = os.O_WRONLY | os.O_CREAT | os.O_EXCL, blake3(key=self.store.keys.content_id)
         with open(os.open(entry.name, flags, 0o600, dir_fd=folder), "wb") as file:
             try:
                 for part in content:
-                    hole = part.chunk == ZERO
-                    file.seek(part.length, os.SEEK_CUR) if hole else file.write(data := ...)
+                    data = b"" if part.chunk == ZERO else self.bytes_of(part, CONTENT)
+                    file.seek(part.length - len(data), os.SEEK_CUR)
+                    file.write(data)
+                    hasher.update(data or bytes(part.length if entry.content_id else 0))
                 file.truncate(entry.size)
+                is_small = 0 < entry.size <= self.store.small_file_bytes_max
+                allowed = {hasher.digest()} if is_small else {hasher.digest(), b""}
+                require(entry.content_id in allowed, "content id differs, or is missing")
             except BROKEN:
                 os.unlink(entry.name, dir_fd=folder)
                 raise
 
-    def finish(self, fd: int, path: bytes, entry: Entry) -> None:
-        """Set owner, attributes, mode and times through the descriptor, and close it."""
-        handle, times = f"/proc/self/fd/{fd}", (entry.mtime_ns, entry.mtime_ns)
+    def finish(self, fd: int, path: bytes, entry: Entry) -> None:  # metadata, by descriptor
+        handle, pairs = f"/proc/self/fd/{fd}", list(entry.extra.get("xattrs", []))
+        with self.store.telling(path + b" (its attributes)"):
+            for at in entry.extra["xattr_blocks"]:
+                pairs += body_of(self.block(at, 2))
+            require([n for n, _ in pairs] == sorted({n for n, _ in pairs}), "not sorted")
         steps = [partial(os.chown, handle, *entry.owner[:2])]
-        steps += [partial(os.setxattr, handle, *pair) for pair in self.xattrs(entry)]
-        if entry.kind != SYMLINK:
-            steps.append(partial(os.chmod, handle, entry.mode))
-        steps.append(partial(os.utime, handle, ns=times))
-        if entry.flags & IMPLIED:
-            steps = [partial(os.chmod, handle, 0o755)]
-        for step in steps:
+        steps += [partial(os.setxattr, handle, *pair) for pair in pairs]
+        steps += [partial(os.chmod, handle, entry.mode)] if entry.kind != SYMLINK else []
+        steps += [partial(os.utime, handle, ns=(entry.mtime_ns, entry.mtime_ns))]
+        for step in [partial(os.chmod, handle, 0o755)] if entry.flags & IMPLIED else steps:
             try:
                 step()
-            except BROKEN as error:
-                self.tell("not exact", path, error)
+            except BROKEN as why:
+                self.store.tell("not exact", path, f"{step.func.__name__}: {why}")
         os.close(fd)
+
+
+def restore(store: Store, body: Any, commit: Any, target: str, wanted: bytes) -> None:
+    sys.setrecursionlimit(20_000)  # directories may lie 4,096 deep
+    store.index()
+    tree = Tree(store, body, wanted, os.open(target, FOLDER))
+    with store.telling("report"):
+        for chunk_id in body["report"]:
+            for name, reason, message in body_of(store.chunk(chunk_id, REPORT), "report")["rows"]:
+                store.tell("left out by the backup", name, f"{reason}: {message}")
+    with store.telling("tree"):
+        root = [tree.extent(Extent(ONES, 0, 0), *part) for part in body["tree"]]
+        tree.walk(b"", tree.target, root)
+    if not tree.is_met:
+        store.tell("not found", wanted, "the snapshot has no such path")
+    with store.telling("refs"):
+        named = [store.name("refs", commit["refs"])] if commit else store.names("refs")
+        same = [name for name in named if store.read(name, 24, 32) == body["refs_set"]]
+        require(bool(same), "no refs object of this refs_set")
+        refs, is_whole = store.refs(same[0]), not any(t[0] == "damaged" for t in store.told)
+        require(tree.reached <= refs and len(refs) == body["refs_count"], "ids are missing")
+        require(not is_whole or refs == tree.reached, "ids that the tree does not name")
+
+
+def main(argv: list[str] | None = None) -> int:
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE, formatter_class=style)
+    parser.add_argument("store", help="the store's directory")
+    parser.add_argument("key_file", help="the key file of a domain")
+    parser.add_argument("command", choices=["list", "restore"])
+    parser.add_argument("snapshot", nargs="?", default="", help="an id, or how it begins")
+    parser.add_argument("target", nargs="?", help="a new or empty directory")
+    parser.add_argument("--path", default="", help="restore this path only, for example /data/a")
+    options = parser.parse_args(argv)
+    if (options.command == "restore") != bool(options.target):
+        parser.error("restore SNAPSHOT TARGET, or list alone")
+    try:
+        with open(options.key_file, encoding="ascii") as file:
+            store = Store(options.store, Keys(file.read(1 << 17)))
+    except OSError as why:
+        parser.exit(10, f"error: {why}\n")
+    except BROKEN as why:
+        parser.exit(12, f"error: {options.key_file} is no key file: {why}\n")
+    if not store.is_proven:
+        parser.exit(12, "error: the key opens nothing here: it is of another domain\n")
+    found = {k: v for k, v in store.snapshots().items() if k.startswith(options.snapshot)}
+    if options.command == "list" or len(found) != 1:
+        for snapshot, (body, commit) in found.items():
+            time = datetime.fromtimestamp(commit.get("time_ns", 0) // 10**9, UTC).isoformat()
+            paths = " ".join(repr(os.fsdecode(path)) for path in body["paths"])
+            print(snapshot, body["client"], body["seq"], time, body["result"], body["files"], paths)
+    if options.command == "restore":
+        if len(found) != 1:
+            parser.exit(10, f"error: {len(found)} snapshots begin with '{options.snapshot}'\n")
+        os.makedirs(options.target, exist_ok=True)
+        if os.listdir(options.target):
+            parser.exit(11, f"error: {options.target} is not empty\n")
+        wanted = os.fsencode(options.path).rstrip(b"/")
+        restore(store, *next(iter(found.values())), options.target, wanted)
+    kinds = {kind for kind, _, _ in store.told}
+    codes = {"damaged": 13, "not found": 10, "not restored": 3, "not exact": 3}
+    return next((code for kind, code in codes.items() if kind in kinds), 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""One suite for every store: the local one on a disk, on a simulated disk, and the one in memory."""
+"""One suite for every store: local on a disk, local on a simulated disk, and in memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
+
 from holdfast_contract.errors import (
     Conflict,
     Damaged,
@@ -21,7 +22,6 @@ from holdfast_contract.ids import ObjectName
 from holdfast_contract.limits import MIB
 from holdfast_server.stores import LocalStore, Store
 from holdfast_server.stores.filesystem import FreeSpace, LinuxFileSystem
-
 from tests.support.filesystem import SimulatedFileSystem
 from tests.support.stores import MemoryStore
 

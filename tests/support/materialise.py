@@ -15,13 +15,12 @@ from tests.support.generate import Kind, Node
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def materialise(plan: Node, top: Path, *, umask: int = 0o022) -> None:
+def materialise(plan: Node, top: Path) -> None:
     """Make `top`, which must not exist, and everything below it, as `plan` says.
 
     Raises:
         OSError: an entry cannot be made here, such as a device without privilege.
     """
-    before = os.umask(umask)
     parent = os.open(top.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     making = _Making()
     try:
@@ -29,7 +28,6 @@ def materialise(plan: Node, top: Path, *, umask: int = 0o022) -> None:
     finally:
         making.close()
         os.close(parent)
-        os.umask(before)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from holdfast_contract.format.domain import CHUNKER_DEFAULT, DomainBody, EpochCh
 from holdfast_contract.format.identity import IdentityBody, identity_hash
 from holdfast_contract.format.manifest import ManifestBody, RootExtent, dataset_id
 from holdfast_contract.format.pack import PackWriter
-from holdfast_contract.ids import ZERO_HASH, DomainId
+from holdfast_contract.ids import ZERO_HASH, ChunkId, DomainId
 
 
 def noise(seed: str, length: int = 32) -> bytes:
@@ -143,7 +143,7 @@ def stat(name: bytes, kind: EntryType = EntryType.FILE, **changes: object) -> St
     return msgspec.structs.replace(found, **changes)
 
 
-OWN_CHUNK = noise("own chunk")
+OWN_CHUNK = ChunkId(noise("own chunk"))
 
 
 def sample_entries() -> tuple[list[Stat], list[Content]]:

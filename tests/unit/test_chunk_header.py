@@ -29,7 +29,7 @@ def padme_as_defined(length: int) -> int:
     e = math.floor(math.log2(length))
     s = math.floor(math.log2(e)) + 1
     step = 2 ** (e - s)
-    return math.ceil(length / step) * step
+    return int(math.ceil(length / step) * step)
 
 
 def test_padme_is_what_the_format_defines() -> None:

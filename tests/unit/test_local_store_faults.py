@@ -9,6 +9,7 @@ from contextlib import suppress
 from random import Random
 
 import pytest
+
 from holdfast_contract.errors import (
     Conflict,
     Damaged,
@@ -21,7 +22,6 @@ from holdfast_contract.ids import ObjectName
 from holdfast_contract.limits import MIB
 from holdfast_server.stores import LocalStore
 from holdfast_server.stores.local import INCOMING
-
 from tests.support.filesystem import (
     Crash,
     SimulatedDirectory,

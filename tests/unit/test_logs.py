@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from holdfast_contract.errors import NotFound
 from holdfast_contract.logs import bind, bound_fields, configure_logs, get_logger, wants_colour
 

@@ -46,9 +46,7 @@ def test_a_manifest_is_cut_where_it_was_joined() -> None:
     assert (parts.body, parts.mac, parts.signature) == (BODY, b"m" * 32, b"s" * 64)
     length = len(BODY).to_bytes(4, "little")
     assert parts.signed_by_mac == b"holdfast/1/manifest" + length + BODY
-    assert parts.signed_by_key == (
-        b"holdfast/1/manifest-signature" + length + BODY + b"m" * 32
-    )
+    assert parts.signed_by_key == (b"holdfast/1/manifest-signature" + length + BODY + b"m" * 32)
     assert parts.signed_by_mac == manifest_mac_input(BODY)
     assert parts.signed_by_key == manifest_signature_input(BODY, b"m" * 32)
     assert data == b"HFMF\x01\0\0\0" + length + BODY + b"m" * 32 + b"s" * 64
@@ -183,7 +181,9 @@ def test_no_body_is_written_that_no_reader_would_take() -> None:
             encode_manifest_body(manifest_body(**changes))
 
 
-@pytest.mark.parametrize("path", [b"/", b"/a", b"/a/b.c/...", b"/\xff", b"/a b\n", b"/" + b"x" * 255])
+@pytest.mark.parametrize(
+    "path", [b"/", b"/a", b"/a/b.c/...", b"/\xff", b"/a b\n", b"/" + b"x" * 255]
+)
 def test_paths_in_plain_form_are_taken(path: bytes) -> None:
     check_absolute_path(path)
 
@@ -199,9 +199,7 @@ def test_other_paths_are_refused(path: bytes) -> None:
 
 def test_the_dataset_depends_on_every_path_and_exclude_and_on_where_one_ends() -> None:
     base = dataset_id([b"/ab", b"/c"], ["x"])
-    expected = blake3(
-        b"\3\0\0\0/ab" + b"\2\0\0\0/c" + b"\1\0\0\0x"
-    ).digest()[:16]
+    expected = blake3(b"\3\0\0\0/ab" + b"\2\0\0\0/c" + b"\1\0\0\0x").digest()[:16]
     assert base == expected
     others = [
         dataset_id([b"/c", b"/ab"], ["x"]),

@@ -131,6 +131,14 @@ def test_every_flipped_bit_of_header_footer_and_trailer_is_refused_without_readi
                 footer(changed)
 
 
+def test_a_pack_over_the_limit_is_refused_before_it_is_read() -> None:
+    def read_at(offset: int, length: int) -> bytes:
+        pytest.fail(f"read {length} bytes at {offset}")
+
+    with pytest.raises(TooLarge):
+        read_footer(read_at, PACK_BYTES_MAX + 1, DOMAIN)
+
+
 def test_a_pack_of_another_domain_is_refused() -> None:
     with pytest.raises(InvalidInput, match="another domain"):
         verify_pack(PACK, OTHER_DOMAIN)

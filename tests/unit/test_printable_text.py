@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from holdfast_contract.text import printable
 from hypothesis import given
 from hypothesis import strategies as st
+
+from holdfast_contract.text import printable
 
 
 @pytest.mark.parametrize(

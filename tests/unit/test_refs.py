@@ -192,17 +192,13 @@ def test_a_sound_hash_does_not_save_a_list_that_is_another_set() -> None:
         (96, b"\x01", InvalidInput),
         (136, b"\x01", InvalidInput),
         (128, b"\xff" * 8, InvalidInput),
-        (56, (b"\0\0\0\0\1\0\0\0" + bytes(64)), TooLarge),
     ],
 )
 def test_a_header_that_contradicts_itself_is_refused(
     at: int, value: bytes, error: type[Exception]
 ) -> None:
-    data = full(ids(3))
-    if error is TooLarge:
-        value = value[:8] + data[64:128] + value[:8]
     with pytest.raises(error):
-        read(changed(data, at, value))
+        read(changed(full(ids(3)), at, value))
 
 
 @pytest.mark.parametrize(
@@ -285,6 +281,8 @@ def test_unsorted_sections_of_a_difference_are_refused() -> None:
 def test_more_ids_than_an_object_may_hold_are_not_written() -> None:
     header = RefsHeader(RefsKind.FULL, DOMAIN, ZERO_HASH, 1 << 26, "", ZERO_HASH, 1 << 26, 0)
     assert header.object_bytes > 2 << 30
+    with pytest.raises(TooLarge):
+        read_header(header.encode())
     with pytest.raises(TooLarge):
         encode_full(DOMAIN, [], 1 << 26, ZERO_HASH, io.BytesIO().write)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from holdfast_contract.errors import InvalidInput
 from holdfast_contract.settings import (
     parse_duration,
@@ -10,8 +13,6 @@ from holdfast_contract.settings import (
     parse_size,
 )
 from holdfast_contract.settings.kinds import duration_text, masked_url, parse_boolean, size_text
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @pytest.mark.parametrize(

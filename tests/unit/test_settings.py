@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from holdfast_contract.errors import UsageError
 from holdfast_contract.settings import (
     ABSOLUTE_PATH,

@@ -22,7 +22,8 @@ _SLOTS_FIRST: Final = 1 << 12
 
 class BundledFiles:
     """Content id -> where this backup has put that content. Only files that are one piece of data:
-    those with holes are rare, and are bundled again."""
+    those with holes are rare, and are bundled again.
+    """
 
     def __init__(self, open_spool: OpenSpool = io.BytesIO) -> None:
         self._open_spool = open_spool

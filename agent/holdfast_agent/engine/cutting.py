@@ -61,7 +61,8 @@ Ship = Callable[[ChunkDraft, memoryview, Slab], None]
 
 class LargeFile:
     """Cuts one file: the data of all its runs is one stream, so that many small runs between holes
-    still make chunks of the usual size."""
+    still make chunks of the usual size.
+    """
 
     def __init__(
         self,
@@ -140,7 +141,8 @@ class LargeFile:
 
     def _cut(self, *, is_end: bool) -> None:
         """Ship the chunks of what is read; the last one only at the end: more data may move its
-        end."""
+        end.
+        """
         if self._slab is None or self._start == self._filled:
             return
         data = self._slab.view[self._start : self._filled]

@@ -19,6 +19,8 @@ class ChunkDraft:
         """Empty until it is known; set once, by whatever thread hashes the plaintext."""
 
 
+Place: TypeAlias = tuple[ChunkDraft | bytes, int, int]
+"""Where pages and blocks lie: tree chunk (a draft or an id), offset, length."""
 Part: TypeAlias = tuple[ChunkDraft | bytes, int, int]
 """An extent to be: chunk (a draft, an id, or HOLE_CHUNK), offset, length."""
 
@@ -29,15 +31,13 @@ class Parts:
     What is resolved is kept as records of 44 bytes, so that a file of a tebibyte takes 44 MiB.
     """
 
-    __slots__ = ("_open", "_packed", "holes")
+    __slots__ = ("_open", "_packed")
 
     _RECORD = 44
 
     def __init__(self, parts: Iterable[Part] = ()) -> None:
         self._open: list[Part] = list(parts)
         self._packed = bytearray()
-        self.holes: tuple[tuple[int, int], ...] = ()
-        """(offset, length) of the holes of a small file: content is reused only with the same."""
 
     def append(self, part: Part) -> None:
         """Add the next part."""

@@ -41,6 +41,8 @@ class MemoryPlan:
     bundle_bytes: int
     """Length of a buffer in which small files are bundled."""
     bundles: int
+    groups: int
+    """Buffers of 1 MiB in which pages are collected."""
     ask_bytes: int
     """Plaintext that may wait until the server is asked which of it is stored."""
 
@@ -57,8 +59,9 @@ def plan_memory(memory_max: int, small_file_bytes_max: int) -> MemoryPlan:
     slabs = min(max(free // 4 // slab_bytes, 2), 4)
     bundle_bytes = min(BUNDLE_BYTES_TARGET + small_file_bytes_max, CHUNK_PLAIN_BYTES_MAX)
     bundles = min(max(free // 8 // bundle_bytes, 3), 16)
+    groups = 4 if free >= 64 * MIB else 2
     ask_bytes = min(8 * MIB, max(slabs - 1, 1) * slab_bytes, (bundles - 1) * MIB)
-    return MemoryPlan(pack_bytes, slab_bytes, slabs, bundle_bytes, bundles, ask_bytes)
+    return MemoryPlan(pack_bytes, slab_bytes, slabs, bundle_bytes, bundles, groups, ask_bytes)
 
 
 class Slab:

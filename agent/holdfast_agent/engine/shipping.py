@@ -17,11 +17,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from holdfast_agent.crypto.keys import DomainKeys, chunk_id
+from holdfast_agent.crypto.keys import chunk_id
 from holdfast_agent.crypto.sealing import Opener, Sealer
+from holdfast_agent.engine.context import BackupContext
 from holdfast_agent.engine.drafts import ChunkDraft
-from holdfast_agent.engine.memory import PACKS_IN_FLIGHT, MemoryPlan
-from holdfast_agent.ports import Cancel, Progress, Uploads
+from holdfast_agent.engine.memory import PACKS_IN_FLIGHT
+from holdfast_agent.ports import Uploads
 from holdfast_contract.errors import Damaged, InternalError
 from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.format.layout import Buffer
@@ -52,25 +53,15 @@ class Piece(NamedTuple):
 class Shipping:
     """The threads of one backup. `submit`, `flush` and `close` belong to the walk's thread."""
 
-    def __init__(
-        self,
-        keys: DomainKeys,
-        uploads: Uploads,
-        *,
-        plan: MemoryPlan,
-        epoch_min: int,
-        workers: int,
-        cancel: Cancel,
-        progress: Progress,
-    ) -> None:
-        self._keys = keys
+    def __init__(self, context: BackupContext, uploads: Uploads) -> None:
+        self._keys = context.keys
         self._uploads = uploads
-        self._plan = plan
-        self._epoch_min = epoch_min
-        self._cancel = cancel
-        self._progress = progress
-        self._sealer = Sealer(keys)
-        self._opener = Opener(keys)
+        self._plan = context.plan
+        self._epoch_min = context.epoch_min
+        self._cancel = context.cancel
+        self._progress = context.progress
+        self._sealer = Sealer(context.keys)
+        self._opener = Opener(context.keys)
         self._changed = threading.Condition()
         self._to_identify: deque[Sequence[Piece]] = deque()
         self._to_ask: list[Piece] = []
@@ -88,7 +79,7 @@ class Shipping:
         self._sealed = 0
         self.bytes_new = 0
         """Plaintext of content chunks that the server did not have."""
-        loops = [self._work] * workers + [self._ask] + [self._upload] * _UPLOADERS
+        loops = [self._work] * context.workers + [self._ask] + [self._upload] * _UPLOADERS
         self._threads = [
             threading.Thread(target=self._guarded, args=(loop,), name=f"ship-{n}", daemon=True)
             for n, loop in enumerate(loops)
@@ -202,7 +193,8 @@ class Shipping:
 
     def _identify(self, pieces: Sequence[Piece]) -> None:
         for piece in pieces:
-            piece.draft.id = found = chunk_id(self._keys, piece.kind, piece.data)
+            found = piece.draft.id or chunk_id(self._keys, piece.kind, piece.data)
+            piece.draft.id = found
             with self._changed:
                 if found in self._in_flight or found in piece.known:
                     self._done(piece)

@@ -35,10 +35,12 @@ class Descent:
         base: bytes,
         directory: Directory,
         mount: bytes,
+        shown: bytes,
         *,
         clock: FileClock,
         filesystems: Filesystems,
     ) -> None:
+        self._shown = shown
         self._names: list[bytes] = [base]
         self._levels: list[Directory] = [directory]
         self._mounts: list[tuple[int, bytes]] = [(0, mount)]
@@ -50,11 +52,18 @@ class Descent:
 
     @classmethod
     def open(
-        cls, base: bytes, *, clock: FileClock, filesystems: Filesystems, listing: bool = True
+        cls,
+        base: bytes,
+        *,
+        clock: FileClock,
+        filesystems: Filesystems,
+        listing: bool = True,
+        shown: bytes = b"",
     ) -> Self | Finding:
         """Return a descent that stands at `base`, an absolute path, opened name by name from `/`.
 
-        The directories above it need search permission only; with `listing=False` the base too.
+        `shown` is the path that users know it by (below a root that is given by a symlink), if it
+        is another. The directories above it need search permission only; with `listing=False` the base too.
         A symlink anywhere in `base` gives a finding.
         """
         names = components(base)
@@ -76,8 +85,8 @@ class Descent:
                 if not isinstance(opened, Finding) and opened.device != parent.device:
                     mount = b"/" + b"/".join(names[: index + 1])
         if isinstance(opened, Finding):
-            return opened._replace(path=base)
-        return cls(base, opened, mount, clock=clock, filesystems=filesystems)
+            return opened._replace(path=shown or base)
+        return cls(base, opened, mount, shown or base, clock=clock, filesystems=filesystems)
 
     @property
     def current(self) -> Directory:
@@ -89,8 +98,25 @@ class Descent:
         """Levels below the base."""
         return len(self._levels) - 1
 
+    @property
+    def base(self) -> bytes:
+        """The real path at which it began."""
+        return self._names[0]
+
+    @property
+    def parents(self) -> tuple[bytes, ...]:
+        """The names from the base down to the current directory."""
+        return tuple(self._names[1:])
+
     def path(self) -> bytes:
-        """Return the absolute path of the current directory; built anew, it may be very long."""
+        """Return the absolute path of the current directory as users know it.
+
+        Built anew at each call, and as long as the tree is deep.
+        """
+        return joined(self._shown, b"/".join(self._names[1:]))
+
+    def real_path(self) -> bytes:
+        """Return the absolute path of the current directory without symlinks."""
         return joined(self._names[0], b"/".join(self._names[1:]))
 
     def mount_path(self) -> bytes:
@@ -110,7 +136,7 @@ class Descent:
         self._names.append(name)
         self._levels.append(below)
         if below.device != above.device:
-            self._mounts.append((self.depth, self.path()))
+            self._mounts.append((self.depth, self.real_path()))
         self._close_shallowest()
         return None
 

@@ -111,6 +111,11 @@ class OwnFiles:
         self._inodes: frozenset[int] = frozenset()
         self.refresh()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to guard."""
+        return not self._given
+
     def refresh(self) -> None:
         """Look at the files again: a Secret's files are replaced when it changes."""
         real = [os.path.realpath(path) for path in self._given]
@@ -141,7 +146,7 @@ class OwnFiles:
         """Return whether the walk is to leave out `name` in the directory it stands in."""
         if self.holds(where.current, name, inode):
             return True
-        return name in self._names and joined(where.path(), name) in self._paths
+        return name in self._names and joined(where.real_path(), name) in self._paths
 
 
 def own_file_note(path: bytes) -> Finding:

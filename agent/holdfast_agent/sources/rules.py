@@ -120,46 +120,61 @@ def _without_trailing_spaces(text: str) -> str:
 
 
 def _translated(text: str, pattern: str) -> str:
-    """Return the expression of a pattern without its `!`."""
+    """Return the expression of a pattern without its `!`.
+
+    Atomic groups keep matching linear in every `*` and `**` but the last: what a piece matches
+    first leaves most to those after it, so nothing is lost by never trying another place.
+    """
     only_directories = text.endswith("/")
     body = text[:-1] if only_directories else text
-    anchored = "/" in body
     segments = body.removeprefix("/").split("/")
-    out = "" if anchored else "(?:.*/)?"
-    for index, segment in enumerate(segments):
-        is_last = index == len(segments) - 1
+    if "/" not in body:
+        segments.insert(0, "**")
+    # Names between two `**`; without a `**` one run, which begins at the base.
+    runs: list[list[str]] = [[]]
+    for segment in segments:
         if segment == "**":
-            # Whole directories between; at the end everything inside.
-            out += ".+" if is_last else "(?:.*/)?"
+            runs.append([])
         else:
-            out += _segment(segment, pattern) + ("" if is_last else "/")
+            runs[-1].append(_segment(segment, pattern))
+    *before, last = ["/".join(run) for run in runs]
+    out = ""
+    for number, run in enumerate(before):
+        if run:
+            out += f"(?>(?:[^/]+/)*?{run}/)" if number else f"{run}/"
+    if not before:
+        out = last
+    else:
+        out += f"(?:[^/]+/)*{last}" if last else ".+"
     return f"(?:{out}){'/' if only_directories else '/?'}"
 
 
 def _segment(segment: str, pattern: str) -> str:
-    """Return the expression of one name, which matches no slash."""
-    out = "(?=[^/])"  # a name is never empty, whatever its stars match
+    """Return the expression of one name, which matches no slash and nothing empty."""
+    pieces = [""]
     at = 0
     while at < len(segment):
         character = segment[at]
         at += 1
         if character == "*":
-            while segment.startswith("*", at):
-                at += 1
-            out += "[^/]*"
+            pieces.append("")
         elif character == "?":
-            out += "[^/]"
+            pieces[-1] += "[^/]"
         elif character == "[":
             expression, at = _class(segment, at, pattern)
-            out += expression
+            pieces[-1] += expression
         elif character == "\\":
             if at == len(segment):
                 raise InvalidInput(f"the pattern {pattern!r} ends with a backslash")
-            out += re.escape(segment[at])
+            pieces[-1] += re.escape(segment[at])
             at += 1
         else:
-            out += re.escape(character)
-    return out
+            pieces[-1] += re.escape(character)
+    first, *rest = pieces
+    if not rest:
+        return first
+    between = "".join(f"(?>[^/]*?{piece})" for piece in rest[:-1] if piece)
+    return f"(?=[^/]){first}{between}[^/]*{rest[-1]}"
 
 
 def _class(segment: str, at: int, pattern: str) -> tuple[str, int]:

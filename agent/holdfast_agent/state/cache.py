@@ -124,7 +124,7 @@ class TreeCache:
         yield from self._pages("dir = ?", directory)
         yield from self._pages("dir > ? AND dir < ?", directory + b"/", directory + b"0")
 
-    def extra(self, row: int) -> list[tuple[bytes, bytes]]:
+    def block_ids(self, row: int) -> list[tuple[bytes, bytes]]:
         """Return (name, joined ids) of the page's entries that have blocks."""
         found: dict[bytes, list[bytes]] = {}
         query = "SELECT name, ids FROM main.extra WHERE page = ? ORDER BY name, part"

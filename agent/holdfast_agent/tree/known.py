@@ -29,7 +29,7 @@ class KnownPage(NamedTuple):
     data: bytes
     """The page as stored."""
     has_extra: bool
-    """Whether `extra` has anything of it."""
+    """Whether `block_ids` has anything of it."""
     has_links: bool
     """Whether one of its entries has other names."""
 
@@ -63,7 +63,7 @@ class KnownTree(Protocol):
     def page(self, row: int) -> KnownPage | None:
         """Return a page of the parent by its number, None when there is no such page."""
 
-    def extra(self, row: int) -> list[tuple[bytes, bytes]]:
+    def block_ids(self, row: int) -> list[tuple[bytes, bytes]]:
         """Return (name, joined ids) of the page's entries that have blocks."""
 
     def rows_with_content(self, content_id: bytes) -> list[int]:
@@ -99,7 +99,7 @@ class NothingKnown:
         """Return None."""
         return None
 
-    def extra(self, row: int) -> list[tuple[bytes, bytes]]:
+    def block_ids(self, row: int) -> list[tuple[bytes, bytes]]:
         """Return nothing."""
         return []
 

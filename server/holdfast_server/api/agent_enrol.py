@@ -16,6 +16,7 @@ from holdfast_server.api.services import Services
 from holdfast_server.api.tokens import client_of
 from holdfast_server.catalog import clients, domains, enrolment
 from holdfast_server.catalog.enrolment import EnrolTokenRecord
+from holdfast_server.control.channel import WebSocketChannel
 
 
 def _enrol_token(call: Call) -> EnrolTokenRecord:
@@ -42,7 +43,7 @@ def _offer(services: Services, token: EnrolTokenRecord, body: EnrolBegin) -> Enr
         client=client,
         domain=domain.domain,
         domain_record=services.repository.domain_record(domain.name),
-        identity=current.data if current else None,
+        identity=current.record if current else None,
     )
     if is_known:
         head = services.repository.head(client)
@@ -98,10 +99,10 @@ def _enrol(services: Services, token: EnrolTokenRecord, body: EnrolFinish) -> tu
     if is_again and token.client is None and token.used_ns is None:
         raise Conflict(f"the name {client} is taken")
     # Claimed before it is used: of two keys with one token only the first gets any further.
-    enrolment.consume(
-        services.catalog, token.hash, client=client, sign_key=record.sign_key
-    )
+    enrolment.consume(services.catalog, token.hash, client=client, sign_key=record.sign_key)
     identity = services.repository.enrol(client, body.record, record.sign_key)
+    if is_again:
+        clients.reinstate(services.catalog, client)
     return identity, is_again
 
 
@@ -115,13 +116,7 @@ async def put_identity(call: Call) -> IdentityAnswer:
     services, agent = call.services, call.agent
     if body.client != agent.client:
         raise InvalidInput("the identity record is not for this client")
-    identity = await call.run(
-        services.repository.enrol, agent.client, body.record, agent.sign_key
-    )
-    reason = _identity_body(body.record).reason
-    await services.events.add(
-        "identity-changed", f"new identity record: {reason}", client=agent.client
-    )
+    identity = await call.run(services.repository.enrol, agent.client, body.record, agent.sign_key)
     return IdentityAnswer(client=agent.client, identity=identity)
 
 
@@ -139,8 +134,6 @@ async def get_domain_identity(call: Call) -> bytes:
 
 async def open_control(call: Call) -> object:
     """Serve the control channel until it closes."""
-    from holdfast_server.control.channel import WebSocketChannel
-
     channel = WebSocketChannel()
     response = await channel.open(call.request)
     await call.services.reception.serve(channel)

@@ -16,7 +16,7 @@ IDLE_SECONDS = 60.0
 SMALL_BODY_SECONDS = 60.0
 """Longest time that a whole small body may take, however steadily it drips."""
 PIECE_BYTES = 512 * KIB
-"""A streamed body is handed on in pieces of about this: larger than a TLS record, far below a pack."""
+"""A streamed body is handed on in pieces of about this: far above a TLS record, below a pack."""
 
 
 def declared_length(request: web.Request) -> int:

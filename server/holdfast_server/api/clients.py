@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast_contract.errors import NotFound, Refused, Unreachable
+from holdfast_contract.errors import NotFound, Refused
 from holdfast_contract.ids import ClientName
 from holdfast_contract.protocol.control import AgentSettings, NewSettings
 from holdfast_contract.protocol.http import ClientRow, ClientSet, Listing
@@ -61,9 +61,7 @@ async def set_client(call: Call) -> ClientRow:
         upload=body.limit_upload,
         download=body.limit_download,
     )
-    settings = AgentSettings(
-        limit_upload=record.limit_upload, limit_download=record.limit_download
-    )
+    settings = AgentSettings(limit_upload=record.limit_upload, limit_download=record.limit_download)
     connection = services.hub.connected(client)
     if connection is not None:
         connection.send(NewSettings(settings=settings))
@@ -94,21 +92,7 @@ async def revoke_client(call: Call) -> ClientRow:
 async def accept_client(call: Call) -> ClientRow:
     """Let a client go on from the history that the server has, although it remembers another."""
     services, client = call.services, call.client()
-    record = await call.run(clients.get, services.catalog, client)
-    connection = services.hub.ready(client)
-    if connection is None:
-        raise Unreachable(
-            f"{client} is not connected", hint="start its agent: it has to sign what it accepts"
-        )
-    connection.send(
-        NewSettings(
-            settings=AgentSettings(
-                limit_upload=record.limit_upload,
-                limit_download=record.limit_download,
-                accept_head=record.head,
-            )
-        )
-    )
+    record = await call.run(clients.accept, services.catalog, client)
     await services.events.add(
         "history-accepted",
         "the server's history is accepted",

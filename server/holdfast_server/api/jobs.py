@@ -85,7 +85,7 @@ def _result(record: JobRecord, names: bytes | None) -> dict[str, object]:
 async def list_jobs(call: Call) -> Listing:
     """Return jobs, newest first."""
     page, state = call.page(), call.text("state")
-    if state and state not in JobState:
+    if state and state not in list(JobState):
         raise UsageError(f"no such state; one of {', '.join(JobState)}")
     if page.after and not is_ulid(page.after):
         raise UsageError("after: the id of a job is expected")
@@ -136,7 +136,5 @@ async def job_log(call: Call) -> Listing:
     services, job = call.services, call.ulid("id")
     page, after = call.page(), call.number_after()
     await call.run(jobs.get, services.catalog, job)
-    found = await call.run(
-        events.listed, services.catalog, job=job, after=after, limit=page.limit
-    )
+    found = await call.run(events.listed, services.catalog, job=job, after=after, limit=page.limit)
     return events_listing(found, page.limit)

@@ -1,4 +1,4 @@
-"""What every request goes through: its id, its caller, its limits, and errors as problem documents."""
+"""What every request goes through: its id, its caller, its limits, and how errors are told."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 REQUEST_ID = web.RequestKey("request_id", str)
 ROUTE = web.RequestKey("route", str)
+WAITING: web.AppKey[set[asyncio.BaseProtocol]] = web.AppKey("waiting", set)
+"""Connections whose first request has not arrived yet."""
 REQUEST_ID_HEADER = "Request-Id"
 
 _log = get_logger(__name__)
@@ -31,6 +33,7 @@ _log = get_logger(__name__)
 async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request an id, for logs and the answer, and measure it; outermost."""
     services = request.app[SERVICES]
+    request.app[WAITING].discard(request.protocol)
     request_id = request[REQUEST_ID] = new_ulid(services.clock)
     begun = services.clock.monotonic()
     status = 499
@@ -68,8 +71,8 @@ async def tell_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         raise
     except Exception:
         _log.exception("a request failed", method=request.method, route=request.get(ROUTE))
-        error = InternalError("the server failed", hint="its log has more under the request id")
-        return _problem(request, error)
+        hint = "its log has more under the request id"
+        return _problem(request, InternalError("the server failed", hint=hint))
 
 
 def _problem(request: web.Request, error: HoldfastError) -> web.StreamResponse:

@@ -73,9 +73,7 @@ def _json_types(routes: Sequence[Route]) -> list[Any]:
 
 
 def _is_json(kind: Any) -> bool:
-    return kind is not None and not isinstance(
-        kind, (RawBody, StreamedBody, RawAnswer, ListingOf)
-    )
+    return kind is not None and not isinstance(kind, (RawBody, StreamedBody, RawAnswer, ListingOf))
 
 
 def _operation(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ _JSON_TYPES = ("application/json", "application/octet-stream", "")
 
 
 async def read_request(call: Call, kind: Any) -> Any:
-    """Return the body of `call` decoded as `kind`; None where the handler reads it or there is none.
+    """Return the body of `call` as `kind`; None where the handler reads it or there is none.
 
     Raises:
         UsageError: another content type than JSON where JSON is wanted.

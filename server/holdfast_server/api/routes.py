@@ -1,4 +1,4 @@
-"""What a route is: a row from which the route itself and its line in the OpenAPI document are made."""
+"""What a route is: a row from which the route and its part of the OpenAPI document are made."""
 
 from __future__ import annotations
 
@@ -82,8 +82,6 @@ class Route:
     path: str
     audience: Audience
     handler: Handler
-    summary: str
-    """One line, for the OpenAPI document."""
     request: Any = None
     """A msgspec type (JSON), RawBody, StreamedBody, or None: no body is read."""
     answer: Any = None
@@ -91,6 +89,12 @@ class Route:
     query: tuple[Parameter, ...] = ()
     status: int = 200
     """Of a good answer; 204 where there is no answer."""
+
+    @property
+    def summary(self) -> str:
+        """Return one line for the OpenAPI document: the first of the handler's docstring."""
+        text = (self.handler.__doc__ or "").strip()
+        return text.splitlines()[0] if text else ""
 
     @property
     def operation(self) -> str:

@@ -26,7 +26,7 @@ def time_or_none(time_ns: int | None) -> str | None:
 
 
 def path_text(path: bytes) -> str:
-    """Return a path for people; bytes that are not UTF-8 as `\\xNN`."""
+    r"""Return a path for people; bytes that are not UTF-8 as `\\xNN`."""
     return path_fields(path)["path"]
 
 

@@ -1,4 +1,4 @@
-"""Tokens for people and programs, and enrolment tokens: their secrets are shown once, never kept."""
+"""Tokens for people and programs, and for enrolment: their secrets are shown once, never kept."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ NANOSECONDS = 1_000_000_000
 async def list_tokens(call: Call) -> Listing:
     """Return tokens, oldest first."""
     page = call.page()
-    found = await call.run(
-        tokens.listed, call.services.catalog, after=page.after, limit=page.limit
-    )
+    found = await call.run(tokens.listed, call.services.catalog, after=page.after, limit=page.limit)
     return listing([token_row(row) for row in found], page.limit, found[-1].id if found else "")
 
 
@@ -101,6 +99,4 @@ async def revoke_enrol_token(call: Call) -> None:
     """Make an enrolment token worthless at once."""
     token = call.ulid("id")
     await call.run(enrolment.revoke, call.services.catalog, token)
-    await call.services.events.add(
-        "token-revoked", "enrolment token revoked", by=call.by, id=token
-    )
+    await call.services.events.add("token-revoked", "enrolment token revoked", by=call.by, id=token)

@@ -32,6 +32,7 @@ class ClientRecord(NamedTuple):
     limit_download: int
     head_seq: int
     head: SnapshotId
+    accepted: bytes | None
 
 
 def _client(row: RowMapping) -> ClientRecord:
@@ -173,6 +174,24 @@ def revoke(catalog: Catalog, name: ClientName) -> ClientRecord:
         NotFound: the client is not enrolled.
     """
     return _change(catalog, name, revoked_ns=func.coalesce(clients.c.revoked_ns, _now(catalog)))
+
+
+def accept(catalog: Catalog, name: ClientName) -> ClientRecord:
+    """Let the client go on from the head that stands now, although it may remember a newer one.
+
+    Raises:
+        NotFound: the client is not enrolled.
+    """
+    return _change(catalog, name, accepted=clients.c.head)
+
+
+def reinstate(catalog: Catalog, name: ClientName) -> ClientRecord:
+    """Let a revoked client back in: it proved itself anew.
+
+    Raises:
+        NotFound: the client is not enrolled.
+    """
+    return _change(catalog, name, revoked_ns=None)
 
 
 def _now(catalog: Catalog) -> int:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
 from holdfast_server.catalog.batches import sorted_batches
 from holdfast_server.catalog.connection import Tx
 from holdfast_server.catalog.schema import damage_reports
+
+SERVER: Final = "server"
+"""Reporter of what the server found itself; no client is called so."""
 
 
 class Report(NamedTuple):
@@ -54,3 +57,16 @@ def is_confirmed(tx: Tx, domain_key: int, chunk_id: bytes, object_key: int, offs
         table.confirmed,
     )
     return tx.execute(query.limit(1)).first() is not None
+
+
+def reporters(tx: Tx, domain_key: int, chunk_id: bytes, object_key: int, offset: int) -> int:
+    """Return how many different reporters beside the server could not open this copy."""
+    table = damage_reports.c
+    query = select(func.count(table.reporter.distinct())).where(
+        table.domain_key == domain_key,
+        table.chunk_id == chunk_id,
+        table.object_key == object_key,
+        table.offset == offset,
+        table.reporter != SERVER,
+    )
+    return tx.execute(query).scalar_one()

@@ -80,6 +80,15 @@ def get(catalog: Catalog, name: str) -> DomainRecord:
         return _one(tx, _select().where(domains.c.name == name), name)
 
 
+def of_id(tx: Tx, domain: DomainId) -> DomainRecord:
+    """Return the domain of that id, durable or not.
+
+    Raises:
+        NotFound: there is none.
+    """
+    return _one(tx, select(domains).where(domains.c.domain_id == domain), domain.hex())
+
+
 def by_id(catalog: Catalog, domain: DomainId) -> DomainRecord:
     """Return the domain of that id.
 

@@ -99,7 +99,7 @@ def replayed(
     kind: ObjectKind,
     *,
     now_ns: int,
-    domain_key: int,
+    domain_key: int | None,
     length: int,
     digest: bytes,
 ) -> int:

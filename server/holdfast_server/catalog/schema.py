@@ -147,9 +147,11 @@ clients: Final = Table(
     Column("limit_download", BigInteger, nullable=False),
     Column("head_seq", BigInteger, nullable=False),
     Column("head", LargeBinary(32), nullable=False),
+    Column("accepted", LargeBinary(32)),
     sqlite_autoincrement=True,
 )
-"""`head`: the newest snapshot ever committed, standing or not. A client that never committed can be
+"""`head`: the newest snapshot ever committed, standing or not; `accepted`: the head from which an
+administrator let the client go on although it may remember a newer one. A client that never committed can be
 forgotten while chunks and sessions still name its key, so keys are never used again."""
 
 identities: Final = Table(

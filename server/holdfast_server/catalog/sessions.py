@@ -56,6 +56,13 @@ def of_job(tx: Tx, job: str) -> SessionRow | None:
     return None if row is None else _session(row)
 
 
+def find(tx: Tx, session: str) -> SessionRow | None:
+    """Return a session, or None."""
+    query = select(sessions).where(sessions.c.session == session)
+    row = tx.execute(query).mappings().one_or_none()
+    return None if row is None else _session(row)
+
+
 def require(tx: Tx, session: str, client_key: int) -> SessionRow:
     """Return a session of this client.
 

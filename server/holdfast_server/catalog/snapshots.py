@@ -18,7 +18,6 @@ from holdfast_server.catalog.schema import (
     snapshots,
 )
 
-
 _Blob = bytes
 
 
@@ -40,8 +39,10 @@ class SnapshotRecord(NamedTuple):
     identity: _Blob
     manifest_key: int
     manifest: str
+    manifest_bytes: int
     refs_key: int
     refs: str
+    refs_bytes: int
     number: int
     state: SnapshotState
     pinned: bool
@@ -73,7 +74,9 @@ def _select() -> Select[Any]:
             domains.c.domain_id,
             domains.c.name.label("domain_name"),
             _manifests.c.ulid.label("manifest"),
+            _manifests.c.length.label("manifest_bytes"),
             _refs.c.ulid.label("refs"),
+            _refs.c.length.label("refs_bytes"),
         )
         .join(clients, clients.c.key == snapshots.c.client_key)
         .join(domains, domains.c.key == snapshots.c.domain_key)

@@ -77,10 +77,10 @@ def next_record(tx: Tx) -> int:
     return number
 
 
-def replayed_record(tx: Tx, number: int) -> None:
-    """Take over a record that another life of this catalog gave out."""
-    assert number == load(tx).record_last + 1
-    _set(tx, record_last=number)
+def raise_clock(tx: Tx, time_ns: int) -> None:
+    """Remember that something happened at `time_ns`: nothing is received earlier any more."""
+    if time_ns > load(tx).clock_high_ns:
+        _set(tx, clock_high_ns=time_ns)
 
 
 def advance_journal(tx: Tx, *, number: int, digest: bytes, records: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Protocol
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -75,5 +74,5 @@ class WebSocketChannel:
         """Close the channel; a `receive` under way returns None."""
         try:
             await self._socket.close(code=WSCloseCode.GOING_AWAY, message=reason.encode()[:100])
-        except (ConnectionError, RuntimeError, asyncio.TimeoutError):
+        except (ConnectionError, RuntimeError, TimeoutError):
             return

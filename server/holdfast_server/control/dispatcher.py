@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from holdfast_contract.errors import Cancelled, HoldfastError, Stalled
 from holdfast_contract.logs import bind, get_logger
-from holdfast_contract.protocol.control import Cancel, FinishedSeen, JobState
-from holdfast_server.catalog import jobs
+from holdfast_contract.protocol.control import Cancel, FinishedSeen, JobState, Reference
+from holdfast_server.catalog import clients, jobs
 from holdfast_server.catalog.connection import Catalog
 from holdfast_server.catalog.jobs import JobRecord
 from holdfast_server.control.events import Events
@@ -90,8 +90,7 @@ class Dispatcher:
                 await self.round()
             except HoldfastError as error:
                 _log.error("the dispatcher's round failed", error=error)
-            except Exception:
-                # The job runner of the server: no error of one job may end the dispatch of all.
+            except Exception:  # noqa: BLE001  # the job runner: one job must not end all others
                 _log.exception("the dispatcher's round failed")
 
     async def round(self) -> None:
@@ -162,17 +161,27 @@ class Dispatcher:
     def _build(self, record: JobRecord) -> _Order:
         spec = decode_spec(record.spec)
         if isinstance(spec, BackupSpec):
-            spec = replace(spec, parent=self._repository.parent_for(record.client, spec.paths))
             history = self._history(record, spec)
-            return _Order(spec, backup_order(record.id, record.client, spec, history))
+            parent = history.parent and history.parent.snapshot
+            return _Order(replace(spec, parent=parent), backup_order(record.id, spec, history))
         if isinstance(spec, RestoreSpec):
             return _Order(spec, restore_order(record.id, spec))
         return _Order(spec, verify_order(record.id, spec))
 
     def _history(self, record: JobRecord, spec: BackupSpec) -> History:
+        client = clients.get(self._catalog, record.client)
         head = self._repository.head(record.client)
-        damaged = self._repository.damaged_count([spec.parent]) if spec.parent else 0
-        return History(head.seq, head.snapshot, damaged)
+        parent = self._repository.parent_for(record.client, spec.paths, spec.excludes)
+        reference = None
+        if parent is not None:
+            reference = Reference(parent.snapshot, parent.client, parent.refs_object)
+        return History(
+            head_seq=head.seq,
+            head=head.snapshot,
+            parent=reference,
+            damaged=self._repository.damaged_count([parent.snapshot]) if parent else 0,
+            is_accepted=client.accepted == head.snapshot,
+        )
 
     async def attach(self, connection: AgentConnection) -> None:
         """Bring a connected agent's jobs and the catalog's together; call before it is ready."""

@@ -1,4 +1,4 @@
-"""What an agent's word about the end of a job comes to: pure, and the job is only Completed if it is true."""
+"""What an agent's word about the end of a job comes to: Completed only if it is true. Pure."""
 
 from __future__ import annotations
 
@@ -58,9 +58,7 @@ def ending_of(
         state, error = JobState.FAILED, error_row(InternalError("the backup left no snapshot"))
     elif not state.is_final:
         state, error = JobState.FAILED, error_row(InternalError("the agent told no end"))
-    elif state is JobState.COMPLETED and (
-        finished.skipped_count or finished.not_exact_count or snapshot_state in ("skips", "incomplete")
-    ):
+    elif state is JobState.COMPLETED and _is_partial(finished, snapshot_state):
         state = JobState.COMPLETED_WITH_SKIPS
     if state is JobState.FAILED and error is None:
         error = error_row(InternalError("the agent told no reason"))
@@ -77,6 +75,11 @@ def ending_of(
         skipped_count=finished.skipped_count,
         not_exact_count=finished.not_exact_count,
     )
+
+
+def _is_partial(finished: Finished, snapshot_state: str | None) -> bool:
+    is_listed = finished.skipped_count > 0 or finished.not_exact_count > 0
+    return is_listed or snapshot_state in ("skips", "incomplete")
 
 
 def ending_by(error: HoldfastError, counts: Counts) -> Ending:

@@ -1,4 +1,4 @@
-"""Which snapshots an agent may read: its running jobs and open queries name them, nothing else does."""
+"""Which snapshots an agent may read: those that its active jobs and open queries name."""
 
 from __future__ import annotations
 

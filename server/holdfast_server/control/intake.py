@@ -1,4 +1,4 @@
-"""From what somebody asks for to jobs: names resolved, and refused here where no agent need be asked."""
+"""From what somebody asks for to jobs: names resolved, and refused where no agent need be asked."""
 
 from __future__ import annotations
 
@@ -94,9 +94,7 @@ class Intake:
             for client, parts in by_client.items()
         ]
 
-    def _job(
-        self, kind: str, client: str, spec: Spec, snapshot: bytes | None = None
-    ) -> JobRecord:
+    def _job(self, kind: str, client: str, spec: Spec, snapshot: bytes | None = None) -> JobRecord:
         name = ClientName.parse(client)
         row = clients.get(self.catalog, name)
         if row.revoked_ns is not None:

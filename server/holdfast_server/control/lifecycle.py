@@ -1,7 +1,7 @@
 """The state machine of jobs: every step is one compare-and-set in the catalog.
 
-    Queued -> Dispatched -> Running -> Finalizing -> Completed | CompletedWithSkips
-       any of these ---------------------------------> Failed | Cancelled
+Queued -> Dispatched -> Running -> Finalizing -> Completed | CompletedWithSkips
+   any of these ---------------------------------> Failed | Cancelled
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class JobLife:
             self._notices.tell(progress.job)
 
     async def _advance(self, job: str, connection: AgentConnection, state: JobState) -> bool:
-        """Bring a job to `state` unless it is there or beyond; False: not a live job of the agent."""
+        """Bring a job to `state` unless it is there or beyond; False: not a job of the agent."""
         live = self._live.get(job)
         if live is None or live.client != connection.client:
             return False

@@ -1,8 +1,8 @@
 """What a job was asked for, as the catalog keeps it, and the message that orders it.
 
-A spec holds what an administrator typed (paths in clear, said in docs/security.md) and, once the job
-was sent, which snapshots its agent may read: after a restart of the server the job goes on with the
-same rights.
+A spec holds what an administrator typed (paths in clear, said in docs/security.md) and, once the
+job was sent, which snapshots its agent may read: after a restart of the server the job goes on with
+the same rights.
 """
 
 from __future__ import annotations
@@ -105,13 +105,15 @@ class History:
 
     head_seq: int
     head: bytes
+    parent: Reference | None
     damaged: int
     """Damaged chunks of the parent."""
+    is_accepted: bool
+    """An administrator accepted this head although the agent may remember a newer one."""
 
 
-def backup_order(job: str, client: str, spec: BackupSpec, history: History) -> Backup:
+def backup_order(job: str, spec: BackupSpec, history: History) -> Backup:
     """Return the order of a backup."""
-    parent = None if spec.parent is None else Reference(spec.parent, client)
     return Backup(
         job=job,
         paths=spec.paths,
@@ -119,12 +121,13 @@ def backup_order(job: str, client: str, spec: BackupSpec, history: History) -> B
         tags=spec.tags,
         head_seq=history.head_seq,
         head=history.head,
-        parent=parent,
+        parent=history.parent,
         references=[],
         damaged=history.damaged,
         epoch_min=EPOCH_MIN,
         limit_upload=spec.limit_upload,
         dry_run=spec.dry_run,
+        accepted=history.is_accepted,
     )
 
 

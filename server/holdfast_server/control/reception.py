@@ -1,7 +1,7 @@
 """A control connection from its first byte to its last: proof, what went on before, messages.
 
-    server  Challenge         agent  Hello (signed)        server  Welcome | Refuse
-    ...     jobs, queries, progress, until either side closes
+server  Challenge         agent  Hello (signed)        server  Welcome | Refuse
+...     jobs, queries, progress, until either side closes
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The `result` of a job: the summary of docs/protocol.md, names from memory while they are there."""
+"""The `result` of a job: its summary, with names from memory while they are there."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ _COUNTS = {
 }
 
 
+_LISTS = frozenset({"skipped", "not_exact", "plan", "damaged"})
+
+
 def summary_of(  # noqa: PLR0913  # one argument for each thing that a summary is made of
     *,
     kind: str,
@@ -60,10 +63,11 @@ def summary_of(  # noqa: PLR0913  # one argument for each thing that a summary i
         "state": state.value,
         "snapshot": snapshot,
     }
+    known = frozenset(summary) | _LISTS
     if kind == "backup":
-        summary["parent"] = told.get("parent")
+        summary["parent"] = None
     summary |= dict.fromkeys(_COUNTS[kind], 0)
-    summary |= {name: value for name, value in told.items() if name not in summary or value}
+    summary |= {name: value for name, value in told.items() if name not in known}
     summary["skipped"] = _rows(names.skipped if names else None, skipped_count)
     if kind == "restore":
         summary["not_exact"] = _rows(names.not_exact if names else None, not_exact_count)

@@ -136,6 +136,7 @@ def upgrade() -> None:
     sa.Column('limit_download', sa.BigInteger(), nullable=False),
     sa.Column('head_seq', sa.BigInteger(), nullable=False),
     sa.Column('head', sa.LargeBinary(length=32), nullable=False),
+    sa.Column('accepted', sa.LargeBinary(length=32), nullable=True),
     sa.ForeignKeyConstraint(['domain_key'], ['domains.key'], name=op.f('fk_clients_domain_key')),
     sa.PrimaryKeyConstraint('key', name=op.f('pk_clients')),
     sa.UniqueConstraint('name', name=op.f('uq_clients_name')),

@@ -1,0 +1,321 @@
+"""Pages wait here, in post-order of the walk, until everything that they name is known.
+
+A page is made when the ids of all its chunks are known and every young file in it was looked at a
+second time. What comes out equal to the parent's page stays where the parent has it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from holdfast_agent.engine.context import BackupContext
+from holdfast_agent.engine.drafts import ChunkDraft, Place, batches
+from holdfast_agent.engine.entries import DirectoryDraft, EntryDraft, OldPage, PageDraft, PageSlot
+from holdfast_agent.engine.files import FileContents
+from holdfast_agent.engine.groups import TreeGroups
+from holdfast_agent.engine.shipping import Shipping
+from holdfast_agent.engine.tally import Tally, is_unmodified
+from holdfast_agent.sorting import RecordSorter
+from holdfast_agent.tree.block import (
+    BLOCK_EXTENTS_MAX,
+    INLINE_EXTENTS_MAX,
+    attributes_fit_page,
+    encode_attributes_block,
+    encode_extents_block,
+    split_attributes,
+)
+from holdfast_agent.tree.entry import HOLE_CHUNK, SELF_CHUNK, Content, EntryFlag, EntryType
+from holdfast_agent.tree.known import KnownPage, KnownTree, NewPage
+from holdfast_agent.tree.page import encode_page, encode_stat_part, page_ids
+from holdfast_contract.errors import TooLarge
+
+QUEUED_ENTRIES_MAX: Final = 12_000
+"""Entries that may wait: about 10 MB."""
+_ID_BYTES: Final = 32
+
+
+@dataclass(slots=True)
+class _Usage:
+    """What the snapshot uses of bundles and groups, as differences to the parent."""
+
+    made: dict[bytes, int] = field(default_factory=dict)
+    used: Counter[bytes] = field(default_factory=Counter)
+
+    def count(self, content: Content, sign: int) -> None:
+        """Count the bytes of bundles and blocks that an entry names."""
+        if content.content_id or content.spill:
+            for extent in content.extents:
+                self.used[extent.chunk] += sign * extent.length
+        for extent in content.xattr_blocks:
+            self.used[extent.chunk] += sign * extent.length
+
+
+class Assembly:
+    """Makes the pages of one round of the walk."""
+
+    def __init__(
+        self,
+        context: BackupContext,
+        shipping: Shipping,
+        *,
+        files: FileContents,
+        known: KnownTree,
+        tally: Tally,
+        settle: Callable[[], None],
+    ) -> None:
+        self._shipping = shipping
+        self._files = files
+        self._known = known
+        self._tally = tally
+        self._settle = settle
+        """Looks a second time at every young file, and reads again what has to be."""
+        self._groups = TreeGroups(context, shipping, self._group_closed)
+        self._open_spool = context.open_spool
+        self._queue: deque[PageDraft] = deque()
+        self._queued = 0
+        self._usage = _Usage()
+        self._unplaced: list[NewPage] = []
+        """New pages of the open group: the cache gets them when the group's id is known."""
+        self.refs = RecordSorter(_ID_BYTES, context.open_spool)
+        """Every id that the snapshot needs."""
+        self._avoid = files.avoid
+
+    def keep(self, directory: DirectoryDraft, page: KnownPage) -> None:
+        """Leave a page of the parent where it is."""
+        slot = PageSlot([(page.chunk, page.offset, len(page.data))])
+        directory.slots.append(slot)
+        self._refer(
+            page.chunk, page.data, self._known.block_ids(page.row) if page.has_extra else ()
+        )
+
+    def add(self, page: PageDraft) -> None:
+        """Queue a page; its slot is filled when its turn comes."""
+        self._queue.append(page)
+        self._queued += len(page.entries)
+        if self._queued > QUEUED_ENTRIES_MAX:
+            self.finish_pages()
+
+    def drop(self, old: OldPage) -> None:
+        """Take a page of the parent out of the tree."""
+        self._known.drop(old.known.row)
+        self._usage.used[old.known.chunk] -= len(old.known.data)
+        for content in old.page.contents:
+            self._usage.count(content, -1)
+
+    def finish_pages(self) -> None:
+        """Make every queued page."""
+        if any(entry.doubt for page in self._queue for entry in page.entries):
+            self._settle()
+        self._files.close_bundle()
+        while self._queue:
+            page = self._queue.popleft()
+            self._queued -= len(page.entries)
+            self._finish(page)
+
+    def finish(self) -> None:
+        """Make every page, close the last group, note what is used of bundles and groups."""
+        self.finish_pages()
+        self._groups.close()
+        self._shipping.wait_for(lambda: all(draft.id for draft, _ in self._files.bundles_made))
+        self._usage.made.update((draft.id, size) for draft, size in self._files.bundles_made)
+        self._known.use(self._usage.made, self._usage.used)
+
+    # --- one page ---
+    def _finish(self, page: PageDraft) -> None:
+        entries = [entry for entry in page.entries if not entry.is_gone]
+        waiting = [entry.parts for entry in entries if entry.parts and not entry.parts.is_resolved]
+        if waiting:
+            self._shipping.wait_for(lambda: all(parts.is_resolved for parts in waiting))
+        if not self._is_same(page, entries):
+            for entry in entries:
+                self._spill(entry, page.extra)
+            if page.old is not None:
+                self.drop(page.old)
+            if entries:
+                self._make(page, entries)
+        for entry in entries:
+            self._count(entry)
+        if page.is_last:
+            self._groups.end_of_directory(page.directory.path)
+
+    def _is_same(self, page: PageDraft, entries: Sequence[EntryDraft]) -> bool:
+        """Keep the parent's page if the entries came out as it has them; tell whether."""
+        old = page.old
+        if old is None or len(old.page.stats) != len(entries) or old.known.chunk in self._avoid:
+            return False
+        for entry, stat, content in zip(entries, old.page.stats, old.page.contents, strict=True):
+            if entry.stat != stat or not self._is_same_content(entry, content):
+                return False
+        known = old.known
+        page.slot.places.append((known.chunk, known.offset, len(known.data)))
+        self._refer(known.chunk, known.data, tuple(old.extra.items()))
+        return True
+
+    def _is_same_content(self, entry: EntryDraft, content: Content) -> bool:
+        if entry.parts is None and entry.child is None:
+            return entry.content == content
+        if content.spill or content.xattr_blocks:
+            return False
+        if entry.child is not None:
+            extents = self._groups.extents(entry.child.places())
+        else:
+            extents = tuple(entry.parts.extents()) if entry.parts is not None else ()
+        return msgspec.structs.replace(entry.content, extents=extents) == content
+
+    def _make(self, page: PageDraft, entries: list[EntryDraft]) -> None:
+        stats = [entry.stat for entry in entries]
+
+        def encode() -> bytes:
+            return encode_page(encode_stat_part(stats), [self._content(entry) for entry in entries])
+
+        try:
+            place, data = self._groups.put(encode)
+        except TooLarge:
+            if len(entries) == 1:
+                raise
+            half = len(entries) // 2
+            self._make(page, entries[:half])
+            self._make(page, entries[half:])
+            return
+        page.slot.places.append(place)
+        self._note(page, entries, place, data)
+
+    def _content(self, entry: EntryDraft) -> Content:
+        """Return the content part as it stands in a page that goes into the open group."""
+        content = entry.content
+        if entry.attribute_blocks:
+            blocks = self._groups.extents(entry.attribute_blocks)
+            content = msgspec.structs.replace(content, xattrs=(), xattr_blocks=blocks)
+        if entry.blocks:
+            extents = self._groups.extents(entry.blocks)
+        elif entry.child is not None:
+            extents = self._groups.extents(entry.child.places())
+        elif entry.parts is not None:
+            extents = tuple(entry.parts.extents())
+        else:
+            return content
+        return msgspec.structs.replace(content, extents=extents)
+
+    # --- blocks ---
+    def _spill(self, entry: EntryDraft, extra: dict[bytes, bytes]) -> None:
+        """Put into blocks what is too long for a page."""
+        if not attributes_fit_page(entry.content.xattrs):
+            for part in split_attributes(entry.content.xattrs):
+                place, _ = self._groups.put(partial(encode_attributes_block, part))
+                entry.attribute_blocks.append(place)
+        if entry.parts is not None and len(entry.parts) > INLINE_EXTENTS_MAX:
+            ids = RecordSorter(_ID_BYTES, self._open_spool)
+            places: list[Place] = []
+            for batch in batches(entry.parts.extents(), BLOCK_EXTENTS_MAX):
+                ids.add(extent.chunk for extent in batch if extent.chunk != HOLE_CHUNK)
+                place, _ = self._groups.put(partial(encode_extents_block, batch))
+                places.append(place)
+            extra[entry.stat.name] = self._spilled(entry, places, ids)
+        elif entry.child is not None and len(entry.child.slots) > INLINE_EXTENTS_MAX // 2:
+            self._spill_directory(entry, entry.child, extra)
+
+    def _spill_directory(
+        self, entry: EntryDraft, child: DirectoryDraft, extra: dict[bytes, bytes]
+    ) -> None:
+        places = child.places()
+        if len(places) <= INLINE_EXTENTS_MAX:
+            return
+        ids = RecordSorter(_ID_BYTES, self._open_spool)
+        blocks = self._block_places(places, ids)
+        extra[entry.stat.name] = self._spilled(entry, blocks, ids)
+
+    def _block_places(self, places: Sequence[Place], ids: RecordSorter) -> list[Place]:
+        """Put blocks that name `places`; collect the ids of chunks other than a block's own."""
+        blocks = []
+        for start in range(0, len(places), BLOCK_EXTENTS_MAX):
+            part = places[start : start + BLOCK_EXTENTS_MAX]
+            block, _ = self._groups.put(partial(self._encode_block, part))
+            ids.add(
+                chunk.id if isinstance(chunk, ChunkDraft) else chunk
+                for chunk, _, _ in part
+                if not isinstance(chunk, ChunkDraft) or chunk.id
+            )
+            blocks.append(block)
+        return blocks
+
+    def _encode_block(self, places: Sequence[Place]) -> bytes:
+        return encode_extents_block(self._groups.extents(places))
+
+    def _spilled(self, entry: EntryDraft, blocks: list[Place], ids: RecordSorter) -> bytes:
+        """Note the blocks of an entry, one level deeper where they are many; return joined ids."""
+        spill = 1
+        if len(blocks) > INLINE_EXTENTS_MAX:
+            blocks = self._block_places(blocks, ids)
+            spill = 2
+        entry.blocks = blocks
+        entry.content = msgspec.structs.replace(entry.content, spill=spill)
+        joined = b"".join(ids.sorted())
+        ids.close()
+        return joined
+
+    # --- what the page leaves behind ---
+    def _note(
+        self, page: PageDraft, entries: Sequence[EntryDraft], place: Place, data: bytes
+    ) -> None:
+        contents = [self._content(entry) for entry in entries]
+        spilled = [entry.stat.name for entry, c in zip(entries, contents, strict=True) if c.spill]
+        extra = tuple((name, page.extra[name]) for name in spilled)
+        new = NewPage(
+            directory=page.directory.path,
+            first=entries[0].stat.name,
+            last=entries[-1].stat.name,
+            chunk=b"",
+            offset=place[1],
+            data=data,
+            extra=extra,
+            content_ids=tuple({c.content_id for c in contents if c.content_id}),
+            has_links=any(content.link_group for content in contents),
+        )
+        self._unplaced.append(new)
+        self.refs.add(page_ids(data))
+        for _, ids in extra:
+            self.refs.add_joined(ids)
+        for content in contents:
+            self._usage.count(content, 1)
+
+    def _group_closed(self, group: bytes, size: int) -> None:
+        self.refs.add((group,))
+        self._usage.made[group] = size
+        # What pages and blocks of this group name in it was counted under the mark.
+        self._usage.used[group] += self._usage.used.pop(SELF_CHUNK, 0)
+        for page in self._unplaced:
+            self._usage.used[group] += len(page.data)
+            self._known.put(page._replace(chunk=group))
+        self._unplaced.clear()
+
+    def _refer(self, chunk: bytes, data: bytes, extra: Sequence[tuple[bytes, bytes]]) -> None:
+        self.refs.add((chunk, *page_ids(data)))
+        for _, ids in extra:
+            self.refs.add_joined(ids)
+
+    def _count(self, entry: EntryDraft) -> None:
+        tally = self._tally
+        if entry.is_directory:
+            tally.dirs += not entry.stat.flags & EntryFlag.IMPLIED
+            return
+        tally.files += 1
+        if entry.is_skipped:
+            tally.files_skipped += 1
+            return
+        counted = 0
+        if entry.stat.type == EntryType.FILE:
+            counted = tally.add_bytes(entry.stat.size, entry.content.link_group)
+        if entry.old is None:
+            tally.files_new += 1
+        elif is_unmodified(entry):
+            tally.files_unmodified += 1
+            return
+        else:
+            tally.files_changed += 1
+        tally.bytes_changed += counted

@@ -1,0 +1,242 @@
+"""The content of one regular file: already known, bundled with others, or cut into chunks."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from holdfast_agent.crypto.keys import ContentHasher, content_id
+from holdfast_agent.engine.bundles import Bundler
+from holdfast_agent.engine.content_index import BundledFiles
+from holdfast_agent.engine.context import BackupContext
+from holdfast_agent.engine.cutting import LargeFile
+from holdfast_agent.engine.drafts import ChunkDraft, Part, Parts, holes_of, parts_of
+from holdfast_agent.engine.entries import OldEntry
+from holdfast_agent.engine.memory import Slab, SlabPool
+from holdfast_agent.engine.shipping import Piece, Shipping
+from holdfast_agent.engine.source import Reader
+from holdfast_agent.tree.entry import HOLE_CHUNK, Content, Extent
+from holdfast_agent.tree.known import KnownTree, KnownTreeLost
+from holdfast_agent.tree.page import Page, decode_page
+from holdfast_contract.errors import HoldfastError
+from holdfast_contract.format.chunk import ChunkType
+from holdfast_contract.ids import ChunkId
+
+_PAGES_REMEMBERED: Final = 8
+"""Decoded pages of the parent: files that moved together are found in the same page."""
+
+
+class FileContent(NamedTuple):
+    """What was read."""
+
+    parts: Parts
+    content_id: bytes
+    size: int
+    """Logical bytes; other than the file's size only where it changed meanwhile."""
+
+
+class FileContents:
+    """Reads files for one backup and ships what is not known of them."""
+
+    def __init__(
+        self,
+        context: BackupContext,
+        shipping: Shipping,
+        known: KnownTree,
+        bundled: BundledFiles,
+        avoid: frozenset[bytes],
+    ) -> None:
+        self._keys = context.keys
+        self._small_max = context.small_file_bytes_max
+        self._shipping = shipping
+        self._known = known
+        self._bundled = bundled
+        self._cutter = context.cutter
+        self._cancel = context.cancel
+        self._progress = context.progress
+        plan = context.plan
+        self._slabs = SlabPool(plan.slabs, plan.slab_bytes)
+        bundle_slabs = SlabPool(plan.bundles, plan.bundle_bytes)
+        self._bundler = Bundler(
+            bytes_max=plan.bundle_bytes,
+            get_slab=lambda: bundle_slabs.get(self._cancel, shipping.hurry),
+            submit=self._submit,
+        )
+        self._decoded: OrderedDict[int, Page] = OrderedDict()
+        self.avoid = avoid
+        """Chunks that nothing may refer to unless they are sent again."""
+
+    @property
+    def bundles_made(self) -> list[tuple[ChunkDraft, int]]:
+        """Every bundle so far, with its length."""
+        return self._bundler.made
+
+    def close_bundle(self) -> None:
+        """End the open bundle: ids in it are waited for."""
+        self._bundler.close()
+
+    def read(self, reader: Reader, old: OldEntry | None) -> FileContent:
+        """Return the content of an open file, shipped where it is not known.
+
+        Raises:
+            Unreadable: reading failed in the middle.
+            Cancelled, or the first error of the shipping threads.
+        """
+        size = reader.entry.size
+        if size == 0:
+            return FileContent(Parts(), b"", 0)
+        if size <= self._small_max:
+            return self._read_small(reader, size, old)
+        return self._read_large(reader, size, old)
+
+    # --- small files ---
+    def _read_small(self, reader: Reader, size: int, old: OldEntry | None) -> FileContent:
+        buffer = self._bundler.room(size)
+        runs: list[tuple[int, int]] = []
+        filled = 0
+        for offset, length in reader.data_runs():
+            got = reader.read_into(buffer[filled : filled + length], offset)
+            if got:
+                runs.append((offset, got))
+            filled += got
+            if got < length:
+                size = offset + got
+                break
+        self._cancel.check()
+        self._progress.add(bytes=size, moved=1)
+        if size == 0:
+            return FileContent(Parts(), b"", 0)
+        found = self._content_id(buffer[:filled], runs, size)
+        holes = _holes_between(runs, size)
+        parts = self._find(found, holes, old)
+        if parts is None:
+            parts = self._bundle(found, runs, size, filled)
+        return FileContent(parts, found, size)
+
+    def _content_id(self, data: memoryview, runs: list[tuple[int, int]], size: int) -> bytes:
+        if runs == [(0, size)]:
+            return content_id(self._keys, data)
+        hasher = ContentHasher(self._keys)
+        position = used = 0
+        for offset, length in runs:
+            hasher.hole(offset - position)
+            hasher.update(data[used : used + length])
+            used += length
+            position = offset + length
+        hasher.hole(size - position)
+        return hasher.digest()
+
+    def _bundle(self, found: bytes, runs: list[tuple[int, int]], size: int, filled: int) -> Parts:
+        if not filled:
+            return Parts(((HOLE_CHUNK, 0, size),))
+        draft, at = self._bundler.take(filled, found)
+        if filled == size:
+            self._bundled.add(found, draft, at, size)
+            return Parts(((draft, at, size),))
+        parts: list[Part] = []
+        position = 0
+        for offset, length in runs:
+            if offset > position:
+                parts.append((HOLE_CHUNK, 0, offset - position))
+            parts.append((draft, at, length))
+            at += length
+            position = offset + length
+        if position < size:
+            parts.append((HOLE_CHUNK, 0, size - position))
+        return Parts(parts)
+
+    # --- what is known already ---
+    def _find(
+        self, found: bytes, holes: tuple[tuple[int, int], ...], old: OldEntry | None
+    ) -> Parts | None:
+        """Return where this content lies already, with the same holes; never in `avoid`."""
+        if old is not None and self._fits(old[1], found, holes):
+            return parts_of(old[1].extents)
+        if not holes:
+            parts = self._bundled.find(found)
+            if parts is not None:
+                return parts
+        for row in self._known.rows_with_content(found):
+            page = self._page(row)
+            for content in page.contents if page is not None else ():
+                if self._fits(content, found, holes):
+                    return parts_of(content.extents)
+        return None
+
+    def _fits(self, content: Content, found: bytes, holes: tuple[tuple[int, int], ...]) -> bool:
+        return (
+            content.content_id == found
+            and not content.spill
+            and holes_of(content.extents) == holes
+            and not self.touches_avoid(content.extents)
+        )
+
+    def touches_avoid(self, extents: tuple[Extent, ...]) -> bool:
+        """Tell whether one of the extents lies in a chunk that is to be avoided."""
+        return bool(self.avoid) and any(extent.chunk in self.avoid for extent in extents)
+
+    def _page(self, row: int) -> Page | None:
+        page = self._decoded.get(row)
+        if page is None:
+            known = self._known.page(row)
+            if known is None:
+                return None
+            try:
+                page = decode_page(known.data, ChunkId(known.chunk), known.offset)
+            except HoldfastError as exc:
+                raise KnownTreeLost("a cached page cannot be decoded") from exc
+            self._decoded[row] = page
+            if len(self._decoded) > _PAGES_REMEMBERED:
+                self._decoded.popitem(last=False)
+        else:
+            self._decoded.move_to_end(row)
+        return page
+
+    # --- large files ---
+    def _read_large(self, reader: Reader, size: int, old: OldEntry | None) -> FileContent:
+        before = frozenset[bytes]()
+        if old is not None and not old[1].spill:
+            before = frozenset(extent.chunk for extent in old[1].extents) - self.avoid
+        large = LargeFile(
+            self._counted(reader.read_into),
+            reader.data_runs(),
+            cutter=self._cutter,
+            get_slab=lambda: self._slabs.get(self._cancel, self._shipping.hurry),
+            ship=lambda draft, data, slab: self._submit(draft, data, slab, before),
+        )
+        large.read(size)
+        return FileContent(large.parts, b"", large.size)
+
+    def _counted(
+        self, read_into: Callable[[memoryview, int], int]
+    ) -> Callable[[memoryview, int], int]:
+        def read(buffer: memoryview, offset: int) -> int:
+            self._cancel.check()
+            got = read_into(buffer, offset)
+            self._progress.add(bytes=got, moved=1)
+            return got
+
+        return read
+
+    def _submit(
+        self,
+        draft: ChunkDraft,
+        data: memoryview,
+        slab: Slab,
+        known: frozenset[bytes] = frozenset(),
+    ) -> None:
+        self._shipping.submit(Piece(ChunkType.CONTENT, draft, data, slab.let_go, known))
+
+
+def _holes_between(runs: list[tuple[int, int]], size: int) -> tuple[tuple[int, int], ...]:
+    """Return (offset, length) of what lies between and behind the runs."""
+    holes = []
+    position = 0
+    for offset, length in runs:
+        if offset > position:
+            holes.append((position, offset - position))
+        position = offset + length
+    if position < size:
+        holes.append((position, size - position))
+    return tuple(holes)

@@ -1,0 +1,281 @@
+"""From a name to an entry: files are opened and read, everything else is described.
+
+A file that changes while it is read is read again, at most three times; then what came last is
+stored, marked unsettled (the next backup reads it again) and listed. Nothing here ends a backup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from holdfast_agent.engine.entries import EntryDraft, OldEntry
+from holdfast_agent.engine.files import FileContent, FileContents
+from holdfast_agent.engine.source import (
+    CHANGED,
+    REPLACED,
+    VANISHED,
+    Attributes,
+    DoubtKey,
+    Place,
+    Reader,
+    Row,
+    Source,
+    Unreadable,
+)
+from holdfast_agent.engine.tally import Tally
+from holdfast_agent.tree.entry import Content, EntryFlag, EntryType, Stat
+
+_ATTEMPTS: Final = 3
+_LINKS_MAX: Final = 65_536
+"""Hard-linked inodes remembered while names of them are expected, about 50 MB; the content of
+others is read again for each name."""
+_UNSETTLED: Final = int(EntryFlag.UNSETTLED)
+_SKIPPED: Final = int(EntryFlag.SKIPPED)
+
+
+@dataclass(slots=True)
+class _Linked:
+    """Content of an inode with several names, read at its first."""
+
+    device: int
+    signature: tuple[int, int, int]
+    content: FileContent
+    names_left: int
+
+
+@dataclass(slots=True)
+class _Result:
+    """One reading of a file."""
+
+    entry: Stat
+    attributes: Attributes
+    content: FileContent
+    is_whole: bool
+    doubt: DoubtKey | None
+
+
+class Visits:
+    """Makes entries of what the walk meets."""
+
+    def __init__(
+        self,
+        source: Source,
+        files: FileContents,
+        tally: Tally,
+        make_room: Callable[[], None],
+    ) -> None:
+        self._source = source
+        self._files = files
+        self._tally = tally
+        self._make_room = make_room
+        """Settles files in doubt when no more can be remembered."""
+        self._links: dict[bytes, _Linked] = {}
+        self._linked_inodes: set[int] = set()
+        self.doubts: dict[DoubtKey, EntryDraft] = {}
+        """Entries that wait for the second look."""
+
+    # --- entries that are not directories ---
+    def entry(self, place: Place, stat: Stat, old: OldEntry | None) -> EntryDraft | None:
+        """Return the entry for a name that was scanned as `stat`; None when it is gone by now."""
+        if stat.flags & _SKIPPED:
+            return EntryDraft(stat, Content(), old=old)
+        if stat.type == EntryType.FILE:
+            return self._file(place, stat, old)
+        return self.described(place, stat, old)
+
+    def described(self, place: Place, stat: Stat, old: OldEntry | None) -> EntryDraft | None:
+        """Return the entry of what has no content of its own: a directory, a link, a device."""
+        try:
+            found = place.attributes(stat.name)
+        except Unreadable as why:
+            if why.reason == VANISHED:
+                return None
+            return self.skipped(place, stat, why, old)
+        return self._with_failures(place, EntryDraft(stat, found.content, old=old), found)
+
+    def skipped(
+        self, place: Place, stat: Stat, why: Unreadable, old: OldEntry | None
+    ) -> EntryDraft:
+        """List a name, and return the entry that only says that it was there."""
+        self._list(place, stat.name, why.reason, why.message)
+        try:
+            content = place.attributes(stat.name).content
+        except Unreadable:
+            content = Content()
+        return EntryDraft(_flagged(stat, _SKIPPED), content, old=old)
+
+    def _list(self, place: Place, name: bytes, reason: str, message: str) -> None:
+        above = place.path()
+        path = above + name if above.endswith(b"/") else above + b"/" + name
+        self._tally.list_row(Row(path, reason, message))
+
+    def _with_failures(self, place: Place, entry: EntryDraft, found: Attributes) -> EntryDraft:
+        for reason, message in found.failures:
+            self._list(place, entry.stat.name, reason, message)
+        if found.failures:
+            # Looked at again by the next backup, whatever its times say.
+            entry.stat = _flagged(entry.stat, _UNSETTLED)
+        return entry
+
+    # --- files ---
+    def _file(self, place: Place, stat: Stat, old: OldEntry | None) -> EntryDraft | None:
+        if stat.inode in self._linked_inodes:
+            linked = self._other_name(place, stat, old)
+            if linked is not None:
+                return linked
+        last: _Result | None = None
+        for _ in range(_ATTEMPTS):
+            try:
+                last = self._read_once(place, stat, old)
+            except Unreadable as why:
+                if why.reason not in (VANISHED, CHANGED, REPLACED):
+                    return self.skipped(place, stat, why, old)
+                try:
+                    stat = place.look(stat.name)
+                except Unreadable as gone:
+                    if gone.reason == VANISHED:
+                        return None
+                    return self.skipped(place, stat, gone, old)
+                if stat.type != EntryType.FILE:
+                    return self._other_kind(place, stat, old)
+                continue
+            if last.is_whole:
+                return self._taken(place, last, old)
+        changing = Unreadable(CHANGED, "changed while it was read, three times")
+        if last is None:
+            return self.skipped(place, stat, changing, old)
+        self._list(place, stat.name, changing.reason, changing.message)
+        last.entry = _flagged(last.entry, _UNSETTLED)
+        return self._taken(place, last, old)
+
+    def _other_kind(self, place: Place, stat: Stat, old: OldEntry | None) -> EntryDraft | None:
+        if stat.type == EntryType.DIRECTORY:
+            why = Unreadable(REPLACED, "became a directory while the backup was here")
+            return self.skipped(place, stat, why, old)
+        return self.described(place, stat, old)
+
+    def _read_once(self, place: Place, stat: Stat, old: OldEntry | None) -> _Result:
+        if self._source.is_full():
+            self._make_room()
+        reader = place.open(stat)
+        try:
+            attributes = reader.attributes()
+            content = self._files.read(reader, old)
+            is_whole = reader.is_unchanged() and content.size == reader.entry.size
+            doubt = place.doubt(reader) if is_whole else None
+            entry = self._as_read(reader, content)
+        finally:
+            reader.close()
+        return _Result(entry, attributes, content, is_whole, doubt)
+
+    def _as_read(self, reader: Reader, content: FileContent) -> Stat:
+        entry = reader.entry
+        if content.size == entry.size:
+            return entry
+        return msgspec.structs.replace(entry, size=content.size)
+
+    def _taken(self, place: Place, result: _Result, old: OldEntry | None) -> EntryDraft:
+        group = b""
+        if result.attributes.links > 1:
+            group = place.link_group(result.attributes.inode)
+            if result.is_whole and result.doubt is None:
+                self._remember(group, result)
+        content = msgspec.structs.replace(
+            result.attributes.content, link_group=group, content_id=result.content.content_id
+        )
+        entry = EntryDraft(
+            result.entry, content, parts=result.content.parts, old=old, doubt=result.doubt
+        )
+        if result.doubt is not None:
+            self.doubts[result.doubt] = entry
+        return self._with_failures(place, entry, result.attributes)
+
+    # --- hard links ---
+    def _remember(self, group: bytes, result: _Result) -> None:
+        found = result.attributes
+        if len(self._links) < _LINKS_MAX:
+            signature = (found.size, found.mtime_ns, found.ctime_ns)
+            self._links[group] = _Linked(found.device, signature, result.content, found.links - 1)
+            self._linked_inodes.add(found.inode)
+
+    def _other_name(self, place: Place, stat: Stat, old: OldEntry | None) -> EntryDraft | None:
+        """Return the entry of a further name of a file that was read; None when it is not one."""
+        group = place.link_group(stat.inode)
+        linked = self._links.get(group)
+        if linked is None or linked.device != place.device():
+            return None
+        try:
+            found = place.attributes(stat.name)
+        except Unreadable:
+            return None
+        signature = (found.size, found.mtime_ns, found.ctime_ns)
+        same = (linked.device, linked.signature) == (found.device, signature)
+        if not same or found.inode != stat.inode:
+            return None
+        linked.names_left -= 1
+        if linked.names_left <= 0:
+            del self._links[group]
+            self._linked_inodes.discard(stat.inode)
+        content = msgspec.structs.replace(
+            found.content, link_group=group, content_id=linked.content.content_id
+        )
+        entry = EntryDraft(stat, content, parts=linked.content.parts, old=old)
+        return self._with_failures(place, entry, found)
+
+    # --- second look ---
+    def settle(self) -> None:
+        """Look again at every file in doubt, and read again what has to be."""
+        for _ in range(_ATTEMPTS):
+            doubts, self.doubts = self.doubts, {}
+            if not doubts:
+                return
+            again = self._source.settle()
+            for key, entry in doubts.items():
+                entry.doubt = None
+                if key in again:
+                    self._read_again(key, entry)
+        self._source.settle()
+        for key, entry in self.doubts.items():
+            entry.doubt = None
+            entry.stat = _flagged(entry.stat, _UNSETTLED)
+            path = b"/".join((key.base.rstrip(b"/"), *key.parents, key.name))
+            self._tally.list_row(Row(path, CHANGED, "changed whenever it was looked at"))
+        self.doubts = {}
+
+    def _read_again(self, key: DoubtKey, entry: EntryDraft) -> None:
+        try:
+            place = self._source.reopen(key)
+        except Unreadable:
+            # The way to it is gone, and so is it.
+            entry.is_gone = True
+            return
+        try:
+            fresh = self._again(place, key.name, entry)
+        finally:
+            self._source.close_top(place)
+        if fresh is None:
+            entry.is_gone = True
+            return
+        entry.stat, entry.content, entry.parts = fresh.stat, fresh.content, fresh.parts
+        entry.doubt = fresh.doubt
+        if fresh.doubt is not None:
+            self.doubts[fresh.doubt] = entry
+
+    def _again(self, place: Place, name: bytes, entry: EntryDraft) -> EntryDraft | None:
+        try:
+            stat = place.look(name)
+        except Unreadable as why:
+            if why.reason == VANISHED:
+                return None
+            return self.skipped(place, entry.stat, why, entry.old)
+        if stat.type == EntryType.DIRECTORY:
+            return self._other_kind(place, stat, entry.old)
+        return self.entry(place, stat, entry.old)
+
+
+def _flagged(stat: Stat, flag: int) -> Stat:
+    return msgspec.structs.replace(stat, flags=stat.flags | flag)

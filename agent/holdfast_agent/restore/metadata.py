@@ -1,0 +1,232 @@
+"""Owners, attributes, modes and times: set by descriptor, read back, and each loss told.
+
+The order matters: a change of owner clears setuid bits and capabilities, an ACL rewrites the
+group's bits, every write moves the times. So: owner, attributes, mode, times.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from holdfast_agent.restore.failures import message_of
+from holdfast_agent.sources.attributes import (
+    ACL_ATTRIBUTES,
+    CAPABILITY_ATTRIBUTE,
+    is_kept,
+    read_xattrs,
+)
+from holdfast_agent.sources.directory import by_descriptor
+from holdfast_agent.tree.entry import Content, EntryType, Stat
+
+_SETID: Final = stat.S_ISUID | stat.S_ISGID
+_ID_MAX: Final = 0xFFFFFFFE
+"""Largest uid and gid: the next one means «leave as it is» to chown."""
+
+
+class What(StrEnum):
+    """In what a restored entry differs from the snapshot's."""
+
+    OWNER = "owner"
+    MODE = "mode"
+    TIMES = "times"
+    XATTR = "xattr"
+    ACL = "acl"
+    CAPABILITY = "capability"
+    DEVICE = "device"
+    LINK = "link"
+    """A name of its own instead of a hard link."""
+
+
+class NotExact(NamedTuple):
+    """One row of a restore's `not_exact` list."""
+
+    path: bytes
+    what: str
+    message: str
+
+
+class Loss(NamedTuple):
+    """What one entry lost."""
+
+    what: What
+    message: str
+    """One line for people."""
+
+    def at(self, path: bytes) -> NotExact:
+        """Return the row for the entry at `path`."""
+        return NotExact(path, self.what, self.message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What a snapshot may bring to this place."""
+
+    special: bool
+    """Setuid and setgid bits, capabilities, `security.*`, `trusted.*` and devices: for a client's
+    own snapshots, with --local, or when --special asks for them."""
+
+
+def apply(
+    descriptor: int, entry: Stat, content: Content, policy: Policy, *, is_handle: bool = False
+) -> list[Loss]:
+    """Give the open thing the metadata of a snapshot's entry and return what could not be given.
+
+    `is_handle`: the descriptor is an O_PATH one (of a symlink, FIFO, socket or device). Only the
+    thing itself is touched, whatever happens to its name meanwhile. Access times stay.
+
+    Raises:
+        OSError: the thing cannot even be asked for its status.
+    """
+    place: int | str = by_descriptor(descriptor) if is_handle else descriptor
+    losses: list[Loss] = []
+    before = os.fstat(descriptor)
+    _set_owner(place, before, content)
+    wanted = _wanted_attributes(content, policy, losses)
+    refused = _set_attributes(place, wanted)
+    mode = _mode(os.fstat(descriptor), entry, content, policy, losses)
+    refused_mode = "" if mode is None else _set_mode(place, mode)
+    refused_times = _set_times(place, before, entry.mtime_ns)
+    after = os.fstat(descriptor)
+    _compare_owner(after, content, losses)
+    _compare_attributes(place, wanted, refused, losses)
+    if mode is not None and stat.S_IMODE(after.st_mode) != mode:
+        losses.append(
+            Loss(
+                What.MODE, f"{stat.S_IMODE(after.st_mode):o}, not {mode:o} {refused_mode}".rstrip()
+            )
+        )
+    if after.st_mtime_ns != entry.mtime_ns:
+        losses.append(Loss(What.TIMES, refused_times or "the file system cannot hold this time"))
+    return losses
+
+
+def _set_owner(place: int | str, before: os.stat_result, content: Content) -> None:
+    """Set what may be set; reading back tells the rest."""
+    if (before.st_uid, before.st_gid) == (content.uid, content.gid):
+        return
+    uid = content.uid if content.uid <= _ID_MAX else -1
+    gid = content.gid if content.gid <= _ID_MAX else -1
+    try:
+        os.chown(place, uid, gid)
+    except OSError:
+        # Without privilege an owner may still give a file to a group that it is in.
+        try:
+            os.chown(place, -1, gid)
+        except OSError:
+            return
+
+
+def _compare_owner(after: os.stat_result, content: Content, losses: list[Loss]) -> None:
+    if (after.st_uid, after.st_gid) != (content.uid, content.gid):
+        losses.append(
+            Loss(
+                What.OWNER,
+                f"{after.st_uid}:{after.st_gid}, not {content.uid}:{content.gid}",
+            )
+        )
+
+
+def _wanted_attributes(content: Content, policy: Policy, losses: list[Loss]) -> dict[str, bytes]:
+    wanted: dict[str, bytes] = {}
+    for raw, value in content.xattrs:
+        name = os.fsdecode(raw)
+        if not policy.special and name.startswith(("security.", "trusted.")):
+            losses.append(
+                Loss(_kind_of(name), f"{_shown(name)} of another client's snapshot: left out")
+            )
+        else:
+            wanted[name] = value
+    return wanted
+
+
+def _set_attributes(place: int | str, wanted: dict[str, bytes]) -> dict[str, str]:
+    """Make the kept attributes those of `wanted`; return what the kernel said of each refusal."""
+    refused: dict[str, str] = {}
+    present = _present(place)
+    for name in present.keys() - wanted.keys():
+        # As inherited from a default ACL of the directory.
+        try:
+            os.removexattr(place, name)
+        except OSError as exc:
+            refused[name] = message_of(exc)
+    for name, value in wanted.items():
+        if present.get(name) == value:
+            continue
+        try:
+            os.setxattr(place, name, value)
+        except (OSError, ValueError) as exc:
+            refused[name] = message_of(exc) if isinstance(exc, OSError) else "not a name"
+    return refused
+
+
+def _compare_attributes(
+    place: int | str, wanted: dict[str, bytes], refused: dict[str, str], losses: list[Loss]
+) -> None:
+    if not wanted and not refused:
+        return
+    present = _present(place)
+    for name in sorted(wanted.keys() | present.keys()):
+        if present.get(name) != wanted.get(name):
+            why = refused.get(name, "the file system keeps it differently")
+            losses.append(Loss(_kind_of(name), f"{_shown(name)}: {why}"))
+
+
+def _present(place: int | str) -> dict[str, bytes]:
+    found, _ = read_xattrs(place)
+    return {os.fsdecode(name): value for name, value in found if is_kept(os.fsdecode(name))}
+
+
+def _mode(
+    now: os.stat_result, entry: Stat, content: Content, policy: Policy, losses: list[Loss]
+) -> int | None:
+    """Return the permission bits to set; None for a symlink, which has none."""
+    if entry.type == EntryType.SYMLINK:
+        return None
+    mode = entry.mode & 0o7777
+    if not policy.special and mode & _SETID:
+        losses.append(Loss(What.MODE, "setuid and setgid of another client's snapshot: left out"))
+        return mode & ~_SETID
+    if entry.type == EntryType.DIRECTORY:
+        return mode
+    # Somebody else's setuid program must not become one of whoever restores it.
+    lost = 0
+    if now.st_uid != content.uid:
+        lost |= mode & stat.S_ISUID
+    if now.st_gid != content.gid:
+        lost |= mode & stat.S_ISGID
+    if lost:
+        losses.append(Loss(What.MODE, "setuid or setgid without its owner: left out"))
+    return mode & ~lost
+
+
+def _set_mode(place: int | str, mode: int) -> str:
+    """Set the permission bits, always: an ACL or a change of owner may have moved them."""
+    try:
+        os.chmod(place, mode)
+    except OSError as exc:
+        return f"({message_of(exc)})"
+    return ""
+
+
+def _set_times(place: int | str, before: os.stat_result, mtime_ns: int) -> str:
+    try:
+        os.utime(place, ns=(before.st_atime_ns, mtime_ns))
+    except OSError as exc:
+        return message_of(exc)
+    except OverflowError:
+        return "the system cannot hold this time"
+    return ""
+
+
+def _kind_of(name: str) -> What:
+    if name in ACL_ATTRIBUTES:
+        return What.ACL
+    return What.CAPABILITY if name == CAPABILITY_ATTRIBUTE else What.XATTR
+
+
+def _shown(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,127 @@
+"""The server's API as the command uses it: typed answers, paged lists, errors of ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from holdfast_agent.transport.http import Body, HttpClient, Stream, trusting
+from holdfast_cli.settings import VERSION, Place
+from holdfast_contract.errors import InvalidInput, UsageError
+from holdfast_contract.protocol import http
+
+_T = TypeVar("_T")
+_TOKEN_BYTES_MAX = 4096
+
+
+def read_small_file(path: Path, what: str) -> str:
+    """Return the text of a small file.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(1 << 20).decode("utf-8", "replace")
+    except OSError as exc:
+        raise UsageError(f"cannot read {what} {path}: {exc.strerror}") from exc
+
+
+class Api:
+    """One server, one token."""
+
+    def __init__(self, place: Place) -> None:
+        token = read_small_file(place.token_file, "the token file")[:_TOKEN_BYTES_MAX].split()
+        # A file that holds no token is sent as one all the same: the server says what is wrong.
+        bearer = token[0] if token and token[0].isascii() else "none"
+        self.http = HttpClient(
+            place.server,
+            trusting(place.ca),
+            bearer=lambda: bearer,
+            user_agent=f"holdfast/{VERSION}",
+        )
+
+    def get(self, path: str, kind: type[_T], **query: object) -> _T:
+        """Return the answer to GET as a `kind`; query values of None are left out."""
+        return _decoded(self.http.call("GET", _with_query(path, query)).body, kind)
+
+    def raw(self, path: str) -> bytes:
+        """Return the bytes that GET answers."""
+        return self.http.call("GET", path).body
+
+    def send(self, method: str, path: str, kind: type[_T], body: object = None) -> _T:
+        """Send a request body as JSON and return the answer as a `kind`."""
+        encoded = Body.json(body) if body is not None else None
+        return _decoded(self.http.call(method, path, body=encoded).body, kind)
+
+    def delete(self, path: str) -> None:
+        """Delete what `path` names."""
+        self.http.call("DELETE", path)
+
+    def rows(self, path: str, kind: type[_T], *, most: int = 0, **query: object) -> Iterator[_T]:
+        """Yield the rows of a paged list, at most `most` of them (0: all)."""
+        after: str | None = None
+        count = 0
+        while True:
+            page = self.get(path, http.Listing, **{**query, "after": after})
+            for item in page.items:
+                yield msgspec.convert(item, kind, strict=False)
+                count += 1
+                if count == most:
+                    return
+            if not page.next:
+                return
+            after = page.next
+
+    def ask(self, query: http.QueryCreate) -> AbstractContextManager[Stream]:
+        """Return the streamed answer of a query."""
+        return self.http.stream("POST", "/v1/queries", body=Body.json(query))
+
+    def snapshot(self, reference: str) -> http.SnapshotRow:
+        """Return the snapshot that a reference names.
+
+        Raises:
+            NotFound, Ambiguous: none, or several.
+        """
+        return self.get(f"/v1/snapshots/{quote(reference, safe='')}", http.SnapshotRow)
+
+
+def client_path(name: str) -> str:
+    """Return the route of a client.
+
+    Raises:
+        UsageError: not DOMAIN/NAME.
+    """
+    domain, slash, rest = name.partition("/")
+    if not slash or not domain or not rest or "/" in rest:
+        raise UsageError(f"not a client: {name!r}", hint="a client is DOMAIN/NAME, such as shop/web-0")
+    return f"/v1/clients/{quote(domain, safe='')}/{quote(rest, safe='')}"
+
+
+def _with_query(path: str, query: dict[str, object]) -> str:
+    given = {key: str(value) for key, value in query.items() if value not in (None, "")}
+    return f"{path}?{urlencode(given)}" if given else path
+
+
+def _decoded(data: bytes, kind: type[_T]) -> _T:
+    if kind is type(None):
+        return None  # type: ignore[return-value]
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise InvalidInput("the server's answer is malformed", hint=str(exc)) from exc
+
+
+def path_argument(text: str) -> dict[str, Any]:
+    """Return the fields that carry a path which a person typed."""
+    data = os.fsencode(text)
+    fields: dict[str, Any] = dict(http.path_fields(data))
+    if "path_b64" in fields:
+        fields["path_b64"] = data
+    return fields

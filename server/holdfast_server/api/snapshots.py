@@ -1,0 +1,134 @@
+"""Snapshots: which there are, and their bytes for who holds the key."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from aiohttp import web
+
+from holdfast_contract.clock import rfc3339
+from holdfast_contract.errors import NotFound, UsageError
+from holdfast_contract.ids import ZERO_HASH, ClientName
+from holdfast_contract.protocol.http import Listing, SnapshotRow
+from holdfast_server.api.calls import Call
+from holdfast_server.api.chunks import DamageState, report_damage, stream_chunks
+from holdfast_server.api.replies import listing
+from holdfast_server.api.rows import path_text
+from holdfast_server.catalog import domains
+from holdfast_server.catalog.snapshots import SnapshotRecord
+
+NANOSECONDS = 1_000_000_000
+LATEST_MAX = 1 << 31
+
+
+def snapshot_row(record: SnapshotRecord) -> SnapshotRow:
+    """Return a snapshot."""
+    return SnapshotRow(
+        id=record.id.hex(),
+        client=record.client,
+        domain=record.domain_name,
+        seq=record.seq,
+        time=rfc3339(record.time_ns),
+        started=rfc3339(record.started_ns),
+        state=record.result,
+        consistency=record.consistency,
+        files=record.files,
+        bytes=record.bytes,
+        bytes_new=record.bytes_new,
+        tags=record.tags,
+        paths=[path_text(path) for path in record.paths],
+        pinned=record.pinned,
+        parent=_hash_or_none(record.parent),
+        prev=_hash_or_none(record.prev),
+        dirs=record.dirs,
+        identity=record.identity.hex(),
+        manifest_object=record.manifest,
+        refs_object=record.refs,
+        chunks=record.chunks,
+    )
+
+
+def _hash_or_none(value: bytes) -> str | None:
+    return None if value == ZERO_HASH else value.hex()
+
+
+def time_ns_of(text: str, *, is_end: bool = False) -> int:
+    """Return a moment that somebody typed: RFC 3339, or a date (UTC; its end with `is_end`).
+
+    Raises:
+        UsageError: it is neither.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise UsageError(
+            f"not a time: {text[:60]!r}", hint="2026-05-01 or 2026-05-01T12:00:00Z"
+        ) from exc
+    is_date = len(text) <= len("2026-05-01")
+    if moment.tzinfo is None:
+        if not is_date:
+            raise UsageError(f"a time needs its zone: {text[:60]!r}", hint="append Z for UTC")
+        moment = datetime.fromisoformat(f"{moment:%Y-%m-%d}T00:00:00+00:00")
+    seconds = round(moment.timestamp() * 1_000_000) * 1000
+    return seconds + (86_400 * NANOSECONDS - 1 if is_date and is_end else 0)
+
+
+async def list_snapshots(call: Call) -> Listing:
+    """Return snapshots, oldest first."""
+    page, after = call.page(), call.number_after()
+    client, since, until = call.text("client"), call.text("since"), call.text("until")
+    latest = call.number("latest", 0, most=LATEST_MAX)
+    found = await call.run(
+        call.services.repository.snapshots,
+        client=ClientName.parse(client) if client else None,
+        since_ns=time_ns_of(since) if since else None,
+        until_ns=time_ns_of(until, is_end=True) if until else None,
+        tag=call.text("tag") or None,
+        latest=latest or None,
+        after=after,
+        limit=page.limit,
+    )
+    rows = [snapshot_row(record) for record in found]
+    return listing(rows, page.limit, str(found[-1].number) if found else "")
+
+
+async def show_snapshot(call: Call) -> SnapshotRow:
+    """Return the one snapshot that a reference names."""
+    found = await call.run(call.services.repository.resolve, call.part("ref"))
+    return snapshot_row(found)
+
+
+async def get_snapshot_manifest(call: Call) -> bytes:
+    """Return a manifest as it was stored."""
+    return await call.run(call.services.repository.manifest, call.hash("id"))
+
+
+async def fetch_snapshot_chunks(call: Call) -> web.StreamResponse:
+    """Return sealed chunks of a snapshot, for who holds the key."""
+    snapshot = call.hash("id")
+    await call.run(call.services.repository.resolve, snapshot.hex())
+    grant = await call.services.grants.open_snapshots([snapshot])
+    return await stream_chunks(call, grant)
+
+
+async def report_snapshot_chunk(call: Call) -> DamageState:
+    """Take the word of a reader that a copy of a chunk does not open."""
+    record = await call.run(call.services.repository.resolve, call.hash("id").hex())
+    return await report_damage(call, record.domain_name, f"token {call.by}", call.body)
+
+
+async def get_identity(call: Call) -> bytes:
+    """Return an identity record as it was stored, of whichever domain."""
+    return await call.run(_identity, call, call.hash("hash"))
+
+
+def _identity(call: Call, identity: bytes) -> bytes:
+    services, after = call.services, ""
+    while found := domains.listed(services.catalog, after=after, limit=1000):
+        for domain in found:
+            try:
+                return services.repository.identity_record(domain.name, identity)
+            except NotFound:
+                continue
+        after = found[-1].name
+    raise NotFound("no such identity record")

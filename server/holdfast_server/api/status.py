@@ -1,0 +1,106 @@
+"""How the server is: for people, for probes and for Prometheus."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from holdfast_contract.clock import rfc3339
+from holdfast_contract.errors import HoldfastError
+from holdfast_contract.protocol.control import JobState
+from holdfast_contract.protocol.http import DoctorRow, Listing, Row, StatusRow
+from holdfast_server.api.calls import Call
+from holdfast_server.api.metrics import Gauges
+from holdfast_server.api.services import Services
+from holdfast_server.catalog import clients, domains, jobs, snapshots
+from holdfast_server.catalog.jobs import ACTIVE_STATES
+
+
+class Health(Row, kw_only=True):
+    """`ok`, or `failed` and the error's code."""
+
+    status: str
+    code: str = ""
+
+
+async def healthz(call: Call) -> web.Response:
+    """Return 200 when catalog and store can serve."""
+    try:
+        await call.run(_serve_once, call.services)
+    except HoldfastError as error:
+        return web.json_response({"status": "failed", "code": error.code}, status=503)
+    return web.json_response({"status": "ok"})
+
+
+def _serve_once(services: Services) -> None:
+    jobs.count_by_state(services.catalog)
+    services.repository.statistics()
+
+
+async def status(call: Call) -> StatusRow:
+    """Return the server in numbers."""
+    return await call.run(_status, call.services)
+
+
+def _status(services: Services) -> StatusRow:
+    found = services.repository.statistics()
+    states = jobs.count_by_state(services.catalog)
+    with services.catalog.read() as tx:
+        shown = snapshots.count(tx)
+    return StatusRow(
+        version=services.version,
+        started=rfc3339(services.started_ns),
+        clients_connected=len(services.hub),
+        clients=clients.count(services.catalog),
+        domains=domains.count(services.catalog),
+        snapshots=shown,
+        jobs_running=sum(states.get(state, 0) for state in ACTIVE_STATES),
+        jobs_queued=states.get(JobState.QUEUED, 0),
+        chunks=found.chunks,
+        packs=found.packs,
+        stored_bytes=found.stored_bytes,
+        damaged_chunks=found.damaged,
+        store_free_bytes=found.free_bytes,
+        store_reserve_bytes=found.reserve_bytes,
+    )
+
+
+async def doctor(call: Call) -> Listing:
+    """Look for what is wrong: quick checks of catalog, store, journal and room."""
+    rows = await call.run(_doctor, call.services)
+    return Listing(items=rows)
+
+
+def _doctor(services: Services) -> list[DoctorRow]:
+    rows = list(services.repository.check())
+    rows.append(_agents(services))
+    return rows
+
+
+def _agents(services: Services) -> DoctorRow:
+    known, connected = clients.count(services.catalog), len(services.hub)
+    state = "ok" if connected >= known else "warn"
+    hint = "" if state == "ok" else "holdfast clients shows which; look at their agents' logs"
+    return DoctorRow(
+        check="agents", state=state, message=f"{connected} of {known} connected", hint=hint
+    )
+
+
+async def metrics(call: Call) -> bytes:
+    """Return numbers for Prometheus."""
+    return await call.run(_metrics, call.services)
+
+
+def _metrics(services: Services) -> bytes:
+    found = services.repository.statistics()
+    states = jobs.count_by_state(services.catalog)
+    gauges = Gauges(
+        jobs={state.value: states.get(state, 0) for state in JobState},
+        agents_connected=len(services.hub),
+        chunks=found.chunks,
+        packs=found.packs,
+        stored_bytes=found.stored_bytes,
+        damaged_chunks=found.damaged,
+        store_free_bytes=found.free_bytes,
+        store_reserve_bytes=found.reserve_bytes,
+    )
+    return services.metrics.text(gauges)

@@ -1,0 +1,242 @@
+"""Chunks for readers: only what a grant allows, from copies that can be read.
+
+A grant stands for a running job or an open query and names snapshots of one domain, and perhaps the
+upload session of the same job. Whatever is not in the refs of these snapshots, nor uploaded or
+confirmed in that session, does not exist for its holder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from holdfast_contract import errors
+from holdfast_contract.errors import InvalidInput, NotFound
+from holdfast_contract.format.pack import FRAME_BYTES
+from holdfast_contract.ids import ObjectName
+from holdfast_contract.limits import FETCH_IDS_MAX, MIB
+from holdfast_server.catalog import chunks, domains, sessions, snapshots
+from holdfast_server.catalog import damage as reports
+from holdfast_server.catalog.chunks import READABLE_STATES, Copy
+from holdfast_server.catalog.domains import DomainRecord
+from holdfast_server.catalog.schema import CopyState, ObjectKind
+from holdfast_server.catalog.snapshots import SnapshotRecord
+from holdfast_server.repository.damage import Damage
+from holdfast_server.repository.names import object_name
+from holdfast_server.repository.parts import Parts
+from holdfast_server.repository.references import References
+from holdfast_server.repository.sessions import EPOCH_MAX, ID_BYTES
+
+RUN_BYTES_MAX: Final = 8 * MIB
+"""Most bytes of one read that serves several chunks."""
+
+
+class FetchStatus(IntEnum):
+    """What became of one asked id."""
+
+    HERE = 0
+    ABSENT = 1
+    """Not granted or not there: the two look alike."""
+    DAMAGED = 2
+
+
+class Fetched(NamedTuple):
+    """One answer; `data` is the sealed chunk, empty unless it is here."""
+
+    chunk_id: bytes
+    status: FetchStatus
+    object: str
+    offset: int
+    data: bytes | memoryview
+
+
+class _Wanted(NamedTuple):
+    """An asked id with its copies that may be served, best first."""
+
+    chunk_id: bytes
+    copies: list[Copy]
+    is_damaged: Copy | None
+
+
+class Reading:
+    """Opens grants."""
+
+    def __init__(self, parts: Parts, references: References, damage: Damage) -> None:
+        self.parts = parts
+        self.references = references
+        self.damage = damage
+
+    def open_grant(
+        self, domain_name: str, snapshot_ids: Sequence[bytes], session: str | None = None
+    ) -> Grant:
+        """Return the right to read what these snapshots of the domain need.
+
+        Raises:
+            NotFound: no such domain, or no such snapshot in it.
+        """
+        domain = domains.get(self.parts.catalog, domain_name)
+        granted = []
+        with self.parts.catalog.read() as tx:
+            for snapshot_id in dict.fromkeys(snapshot_ids):
+                found = snapshots.shown(tx, snapshot_id)
+                if found is None or found.domain_key != domain.key:
+                    raise NotFound(f"no such snapshot: {snapshot_id.hex()}")
+                granted.append(found)
+        return Grant(self, domain, granted, session)
+
+
+class Grant:
+    """The right to read; thread-safe, keeps no connection and needs no closing."""
+
+    def __init__(
+        self,
+        reading: Reading,
+        domain: DomainRecord,
+        granted: list[SnapshotRecord],
+        session: str | None,
+    ) -> None:
+        self._reading = reading
+        self._domain = domain
+        self._snapshots = granted
+        self._session = session
+
+    @property
+    def domain_name(self) -> str:
+        """The domain in which it is good."""
+        return self._domain.name
+
+    @property
+    def snapshots(self) -> list[SnapshotRecord]:
+        """What may be read."""
+        return list(self._snapshots)
+
+    def fetch(self, ids: Sequence[bytes]) -> Iterator[Fetched]:
+        """Yield an answer for each of at most 256 ids, in their order.
+
+        Chunks that lie side by side are read at once: ask in the order of packs.
+
+        Raises:
+            InvalidInput: too many ids, or of another length.
+            StoreFailed: the store does not answer now.
+        """
+        if len(ids) > FETCH_IDS_MAX or any(len(chunk_id) != ID_BYTES for chunk_id in ids):
+            raise InvalidInput(f"at most {FETCH_IDS_MAX} ids of {ID_BYTES} bytes")
+        wanted = self._wanted(ids)
+        return self._answers([wanted[chunk_id] for chunk_id in ids])
+
+    def _wanted(self, ids: Sequence[bytes]) -> dict[bytes, _Wanted]:
+        allowed = self._allowed(ids)
+        with self._reading.parts.catalog.read() as tx:
+            found = chunks.copies(tx, self._domain.key, list(allowed))
+            reported = reports.reported(tx, self._domain.key, list(allowed))
+        made = {}
+        for chunk_id in ids:
+            epochs = allowed.get(chunk_id, [])
+            fitting = [
+                copy
+                for copy in found.get(chunk_id, [])
+                if any(first <= copy.epoch <= last for first, last in epochs)
+            ]
+            readable = [copy for copy in fitting if copy.state in READABLE_STATES]
+            # A copy that somebody could not open comes last, and still comes: he may lie.
+            readable.sort(key=lambda c: (c.chunk_id, c.object_key, c.offset) in reported)
+            spoiled = [copy for copy in fitting if copy.state is CopyState.DAMAGED]
+            made[chunk_id] = _Wanted(chunk_id, readable, spoiled[0] if spoiled else None)
+        return made
+
+    def _allowed(self, ids: Sequence[bytes]) -> dict[bytes, list[tuple[int, int]]]:
+        """Return for each granted id the epochs of which its readers have keys."""
+        allowed: dict[bytes, list[tuple[int, int]]] = {}
+        for snapshot in self._snapshots:
+            index = self._reading.references.index(snapshot.domain, snapshot.refs_key)
+            for chunk_id in ids:
+                if chunk_id in index:
+                    epochs = (snapshot.epoch_min, snapshot.epoch_new)
+                    allowed.setdefault(chunk_id, []).append(epochs)
+        rest = [chunk_id for chunk_id in ids if chunk_id not in allowed]
+        for chunk_id in self._of_session(rest):
+            allowed[chunk_id] = [(0, EPOCH_MAX)]
+        return allowed
+
+    def _of_session(self, ids: list[bytes]) -> set[bytes]:
+        if self._session is None or not ids:
+            return set()
+        with self._reading.parts.catalog.read() as tx:
+            row = sessions.find(tx, self._session)
+            if row is None or row.closed_ns is not None or row.domain_key != self._domain.key:
+                return set()
+            confirmed = sessions.confirmed(tx, row.key, ids)
+            known = chunks.copies(tx, self._domain.key, ids)
+        uploaded = {
+            chunk_id
+            for chunk_id, copies in known.items()
+            if any(copy.session_key == row.key for copy in copies)
+        }
+        return confirmed | uploaded
+
+    # --- reading
+
+    def _answers(self, wanted: list[_Wanted]) -> Iterator[Fetched]:
+        at = 0
+        while at < len(wanted):
+            run = _run(wanted, at)
+            yield from self._read_run(wanted[at : at + run])
+            at += run
+
+    def _read_run(self, run: list[_Wanted]) -> Iterator[Fetched]:
+        if len(run) > 1:
+            first, last = run[0].copies[0], run[-1].copies[0]
+            name = self._name(first)
+            length = last.offset + last.length - first.offset
+            try:
+                data = memoryview(self._reading.parts.store.get(name, first.offset, length))
+            except (NotFound, errors.Damaged):
+                for each in run:
+                    yield self._read_one(each)
+                return
+            for each in run:
+                copy = each.copies[0]
+                start = copy.offset - first.offset
+                sealed = data[start : start + copy.length]
+                yield Fetched(each.chunk_id, FetchStatus.HERE, name, copy.offset, sealed)
+            return
+        yield self._read_one(run[0])
+
+    def _read_one(self, wanted: _Wanted) -> Fetched:
+        spoiled = wanted.is_damaged
+        for copy in wanted.copies:
+            name = self._name(copy)
+            try:
+                data = self._reading.parts.store.get(name, copy.offset, copy.length)
+            except (NotFound, errors.Damaged) as exc:
+                self._reading.damage.found(self._domain, copy, exc.message)
+                spoiled = spoiled or copy
+                continue
+            return Fetched(wanted.chunk_id, FetchStatus.HERE, name, copy.offset, data)
+        if spoiled is None:
+            return Fetched(wanted.chunk_id, FetchStatus.ABSENT, "", 0, b"")
+        name = self._name(spoiled)
+        return Fetched(wanted.chunk_id, FetchStatus.DAMAGED, name, spoiled.offset, b"")
+
+    def _name(self, copy: Copy) -> ObjectName:
+        return object_name(ObjectKind.PACK, self._domain.domain, copy.ulid)
+
+
+def _run(wanted: list[_Wanted], at: int) -> int:
+    """Return how many ids from `at` on lie side by side in one pack, at least 1."""
+    if not wanted[at].copies:
+        return 1
+    first = before = wanted[at].copies[0]
+    count = 1
+    for each in wanted[at + 1 :]:
+        if not each.copies:
+            break
+        copy = each.copies[0]
+        gap = copy.offset - (before.offset + before.length)
+        if copy.object_key != first.object_key or not 0 <= gap <= FRAME_BYTES:
+            break
+        if copy.offset + copy.length - first.offset > RUN_BYTES_MAX:
+            break
+        count, before = count + 1, copy
+    return count
