@@ -6,7 +6,7 @@ store. Needs Linux and Python 3.11 with the packages blake3, cryptography and zs
 Exit: 0 done; 1 failed; 2 wrong usage; 3 restored, but not all of it exactly; 10 not found;
 11 the target is in use; 12 wrong key; 13 damage: named, and everything else is restored.
 """
-# ruff: noqa: D102, D103 - what format.md does not say stands beside the name
+# ruff: noqa: D101, D102, D103 - what format.md does not say stands beside the name
 
 from __future__ import annotations
 
@@ -34,34 +34,37 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 EXAMPLE = "example: format_reader.py /srv/store shop.key restore 3f9a2c /mnt/out --path /data/a"
 MIB, ZERO, ONES = 1 << 20, bytes(32), b"\xff" * 32
 CONTENT, TREE, REPORT = 1, 2, 3  # types of chunks
-FILE, DIRECTORY, SYMLINK = 1, 2, 3  # types of entries; then FIFO, socket, devices:
+FILE, DIRECTORY, SYMLINK = 1, 2, 3  # types of entries; then FIFO, socket and devices:
 NODES = {4: 0o010600, 5: 0o140600, 6: 0o020600, 7: 0o060600}
 IMPLIED, SKIPPED = 2, 4  # flags of entries
 FOLDER, HANDLE = os.O_DIRECTORY | os.O_NOFOLLOW, os.O_PATH | os.O_NOFOLLOW
 Extent = namedtuple("Extent", "chunk offset length")  # chunk ZERO: a hole
-STAT_FIELDS = "name kind mode size mtime_ns ctime_ns inode flags"
-Entry = namedtuple("Entry", STAT_FIELDS + " owner content_id extents extra")
+Entry = namedtuple(
+    "Entry", "name kind mode size mtime ctime inode flags owner digest extents extra"
+)
 # The keys of every map: bodies, then the records of the journal (beside their time_ns).
-MAPS = """HFDM=domain name revision created_ns chunker small_file_bytes_max share_references key_check
-    epoch_checks wraps; HFID=domain client lineage heads sign_key box_key previous reason time_ns;
-    HFMF=domain client lineage identity seq prev parent dataset known_seq known_hash started_ns
-    agent_time_ns paths excludes tags tree refs_set refs_count epoch_min epoch_new files dirs bytes
-    bytes_new result consistency report agent_version; report=kind rows more;
-    extra=xattrs link target device spill xattr_blocks; store=store_id; deletion=objects;
-    domain=domain name object revision; identity=domain client object identity;
+MAPS = """HFID=domain client lineage heads sign_key box_key previous reason time_ns;
+    HFDM=domain name revision created_ns chunker small_file_bytes_max share_references key_check
+    epoch_checks wraps; HFMF=domain client lineage identity seq prev parent dataset known_seq
+    known_hash started_ns agent_time_ns paths excludes tags tree refs_set refs_count epoch_min
+    epoch_new files dirs bytes bytes_new result consistency report agent_version;
+    report=kind rows more; extra=xattrs link target device spill xattr_blocks; store=store_id;
+    domain=domain name object revision; identity=domain client object identity; deletion=objects;
     commit=domain client snapshot seq manifest refs; forget=domain snapshot; pin=domain snapshot;
-    undelete=domain snapshot; purge=domain snapshot; unpin=domain snapshot; tag=domain snapshot tags;
-    damaged=domain chunk object offset; quarantine=domain client since_ns"""
+    undelete=domain snapshot; purge=domain snapshot; unpin=domain snapshot;
+    tag=domain snapshot tags; damaged=domain chunk object offset;
+    quarantine=domain client since_ns"""
 KEYS = {name: set(keys.split()) for name, keys in re.findall(r"(\w+)=([^;]+)", MAPS)}
-# MessagePack tags: values; numbers; and what has a count: (type, bytes of the count that follow).
+# MessagePack tags: values; numbers; and what has a count: (type, the number that follows).
 SCALARS = {0xC0: None, 0xC2: False, 0xC3: True} | {n & 0xFF: n for n in range(-32, 128)}
 NUMBERS = dict(zip(range(0xCC, 0xD4), "BHIQbhiq", strict=True))
-COUNTED = {0xC4: (bytes, 1), 0xC5: (bytes, 2), 0xC6: (bytes, 4), 0xD9: (str, 1), 0xDA: (str, 2)}
-COUNTED |= {0xDB: (str, 4), 0xDC: (list, 2), 0xDD: (list, 4), 0xDE: (dict, 2), 0xDF: (dict, 4)}
-COUNTED |= {n: (dict if n < 0x90 else list if n < 0xA0 else str, 0) for n in range(0x80, 0xC0)}
-# What reading stored bytes raises: wrong ones ValueError, too few struct.error, absent ones OSError.
-BROKEN = (ValueError, struct.error, ArithmeticError, LookupError, TypeError, OSError)
-BROKEN += (InvalidSignature, InvalidTag, zstandard.ZstdError)
+COUNTED = {n: (dict if n < 0x90 else list if n < 0xA0 else str, "") for n in range(0x80, 0xC0)}
+COUNTED |= {0xC4: (bytes, "B"), 0xC5: (bytes, "H"), 0xC6: (bytes, "I"), 0xDE: (dict, "H")}
+COUNTED |= {0xD9: (str, "B"), 0xDA: (str, "H"), 0xDB: (str, "I"), 0xDC: (list, "H")}
+COUNTED |= {0xDD: (list, "I"), 0xDF: (dict, "I")}
+# What reading raises: wrong bytes ValueError, too few struct.error, an absent object OSError, ...
+STORED = (ValueError, struct.error, ArithmeticError, LookupError, TypeError, OSError)
+BROKEN = (*STORED, InvalidSignature, InvalidTag, zstandard.ZstdError)
 
 
 def require(fact: bool, why: str) -> None:
@@ -69,28 +72,26 @@ def require(fact: bool, why: str) -> None:
         raise ValueError(why)
 
 
-def body_of(data: bytes, keys: str = "") -> Any:
-    """Return the MessagePack value that `data` is; only what the format uses of MessagePack."""
+def body_of(data: bytes, keys: str = "") -> Any:  # the MessagePack value that `data` is
     stream = io.BytesIO(data)
 
-    def take(count: int) -> bytes:
-        raw = stream.read(count)
-        require(len(raw) == count, "MessagePack cut off")
-        return raw
+    def number(code: str) -> int:
+        return int(struct.unpack(">" + code, stream.read(struct.calcsize(code)))[0])
 
     def value(depth: int) -> Any:
-        (tag,) = take(1)
+        tag = number("B")
         if tag in SCALARS:
             return SCALARS[tag]
         if tag in NUMBERS:
-            return struct.unpack(">" + NUMBERS[tag], take(struct.calcsize(NUMBERS[tag])))[0]
-        family, width = COUNTED[tag]
-        in_tag = tag & (31 if family is str else 15)
-        count = int.from_bytes(take(width), "big") if width else in_tag
-        if family in (bytes, str):
-            return take(count) if family is bytes else take(count).decode("utf-8")
+            return number(NUMBERS[tag])
+        kind, code = COUNTED[tag]
+        count = number(code) if code else tag & (31 if kind is str else 15)
+        if kind in (bytes, str):
+            raw = stream.read(count)
+            require(len(raw) == count, "MessagePack cut off")
+            return raw if kind is bytes else raw.decode("utf-8")
         require(depth < 16, "MessagePack nested too deeply")
-        if family is list:
+        if kind is list:
             return [value(depth + 1) for _ in range(count)]
         found = {value(depth + 1): value(depth + 1) for _ in range(count)}
         require(len(found) == count, "MessagePack key that stands twice")
@@ -107,9 +108,7 @@ def frame_of(chunk_id: bytes, length: int) -> bytes:  # the 48 bytes before a se
     return frame + blake3(frame).digest(8)
 
 
-class Keys:
-    """What the key file holds, and what follows from it."""
-
+class Keys:  # what the key file holds, and what follows from it
     def __init__(self, line: str) -> None:
         word, domain, material = line.removesuffix("\n").split(" ")
         self.domain, raw = bytes.fromhex(domain), base64.b64decode(material, validate=True)
@@ -118,13 +117,11 @@ class Keys:
         require(word == "holdfast-key-1" and domain == self.domain.hex(), "other first words")
         require(check == raw[-8:] and list(epochs) == sorted(epochs), "damaged")
         require(raw[32:34] == len(epochs).to_bytes(2, "little") > b"\0\0", "number of epochs")
-        self.chunk_id, self.content_id = (
-            self.derive(raw, b"%s-id" % k) for k in (b"chunk", b"content")
-        )
-        self.manifest, self.check = self.derive(raw, b"manifest"), self.derive(raw, b"key-check")
+        self.chunk_id, self.check = self.derive(raw, b"chunk-id"), self.derive(raw, b"key-check")
+        self.digest, self.mac = self.derive(raw, b"content-id"), self.derive(raw, b"manifest")
         self.data = {e: self.derive(epochs[e], b"data" + struct.pack("<I", e)) for e in epochs}
 
-    def derive(self, secret: bytes, use: bytes) -> bytes:  # HKDF-SHA-256 for 32 bytes of output
+    def derive(self, secret: bytes, use: bytes) -> bytes:  # HKDF-SHA-256 with one block of output
         extracted = hmac.digest(self.domain, secret[:32], "sha256")
         return hmac.digest(extracted, b"holdfast/1/" + use + b"\1", "sha256")
 
@@ -153,19 +150,16 @@ class Keys:
         return plaintext
 
 
-class Store:
-    """A store directory, as the holder of one domain's key sees it."""
-
+class Store:  # a store directory, as the holder of one domain's key sees it
     def __init__(self, root: str, keys: Keys) -> None:
         self.root, self.keys, self.told, self.is_proven = root, keys, set[Any](), False
-        self.journal, self.copies = list[Any](), dict[bytes, list[Any]]()
-        self.chunk = lru_cache(maxsize=24)(self.open_first)
+        self.copies, self.chunk = dict[bytes, list[Any]](), lru_cache(maxsize=24)(self.open_first)
         self.journal = [(k, r) for k, r in self.records() if r.get("domain") == keys.domain]
         self.is_torn = bool(self.told)
         domains = self.bodies("domain", "domains", b"HFDM").values()
         self.identities = self.bodies("identity", "identities", b"HFID")
-        newest = max(domains, key=lambda body: body["revision"], default={})
-        self.small_file_bytes_max = newest.get("small_file_bytes_max", 0)
+        sizes = sorted((body["revision"], body["small_file_bytes_max"]) for body in domains)
+        self.small_file_bytes_max = sizes[-1][1] if sizes else 0
 
     def tell(self, kind: str, name: str | bytes, why: object) -> None:  # each finding once
         shown = name if isinstance(name, str) else repr(os.fsdecode(name))
@@ -214,11 +208,10 @@ class Store:
                 yield from records
 
     def authentic(self, data: bytes, magic: bytes, use: str, tail: int = 0) -> Any:
-        """Return the body of a manifest or record whose MAC holds; `tail` bytes follow the MAC."""
         header, length = struct.unpack_from("<8sI", data)
         require(header == magic + b"\1\0\0\0" and len(data) == 44 + length + tail, "header")
         signed = f"holdfast/1/{use}".encode() + data[8 : 12 + length]
-        mac = hmac.digest(self.keys.manifest, signed, "sha256")
+        mac = hmac.digest(self.keys.mac, signed, "sha256")
         require(hmac.compare_digest(mac, data[12 + length : 44 + length]), "MAC differs")
         self.is_proven, body = True, body_of(data[12 : 12 + length], magic.decode())
         require(body["domain"] == self.keys.domain, "body of another domain")
@@ -233,27 +226,21 @@ class Store:
                 found[blake3(data).digest()] = self.authentic(data, magic, kind)
         return found
 
-    def snapshots(self) -> dict[str, Any]:
-        """Return (body, commit record) by snapshot id; {} for a record that a torn journal lacks."""
-        kept = [
-            (self.name("manifests", r["manifest"]), r) for k, r in self.journal if k == "commit"
-        ]
-        gone, found = {r["snapshot"] for k, r in self.journal if k == "purge"}, {}
+    def snapshots(self) -> dict[str, Any]:  # by id: (body, commit record; {} in a torn journal)
+        found, commits = dict[str, Any](), [r for k, r in self.journal if k == "commit"]
+        gone = [r["snapshot"] for k, r in self.journal if k == "purge"]
         for name in self.names("manifests", "commit", "manifest"):
-            commit = dict(kept).get(name, {})
+            commit = next((r for r in commits if name.endswith(r["manifest"])), {})
             with self.telling(f"{name} {commit.get('client', '')}"):
                 data = self.read(name)
-                body, snapshot = (
-                    self.authentic(data, b"HFMF", "manifest", 64),
-                    blake3(data).digest(),
-                )
+                body, digest = self.authentic(data, b"HFMF", "manifest", 64), blake3(data).digest()
                 identity = self.identities[body["identity"]]
                 require(identity["client"] == body["client"], "signed by another client")
                 signed = b"holdfast/1/manifest-signature" + data[8:-64]
                 Ed25519PublicKey.from_public_bytes(identity["sign_key"]).verify(data[-64:], signed)
-                same = {"snapshot": snapshot, "client": body["client"], "seq": body["seq"]}
+                same = {"snapshot": digest, "client": body["client"], "seq": body["seq"]}
                 require(not commit or commit == commit | same, "not what the journal names")
-                found |= {snapshot.hex(): (body, commit)} if snapshot not in gone else {}
+                found |= {digest.hex(): (body, commit)} if digest not in gone else {}
         return found
 
     def refs(self, name: str, depth: int = 0) -> set[bytes]:  # the header must follow from the ids
@@ -290,8 +277,9 @@ class Store:
         header, footer = self.read(pack, 0, 24), self.read(pack, size - 40 - length, length)
         require(blake3(header + footer).digest() == digest, "hash of the footer differs")
         entries = list(struct.iter_unpack("<32s32sIIIB3s", footer[8:]))
-        require(header == b"HFPK\1\0\0\0" + self.keys.domain, "unknown header, or another domain")
-        require(footer[:8] == struct.pack("<4sI", b"HFFT", len(entries)), "unknown footer")
+        known = header + footer[:8]
+        count = struct.pack("<I", len(entries))
+        require(known == b"HFPK\1\0\0\0" + self.keys.domain + b"HFFT" + count, "unknown header")
         require(len({entry[0] for entry in entries}) == len(entries) <= 65536, "an id stands twice")
         ends = [24, *(offset + length for _, _, offset, length, *_ in entries)]
         frames = [*(e[2] - 48 for e in entries if e[6] == bytes(3)), size - 40 - len(footer)]
@@ -313,24 +301,17 @@ class Store:
                 plaintext, hashed = self.keys.open(chunk_id, kind, sealed), blake3(sealed).digest()
                 says = (chunk_id, hashed, offset, length, epoch, kind, bytes(3))
                 if framed[:48] != frame_of(chunk_id, length) or (entry[1] and entry != says):
-                    self.tell(
-                        "damaged", f"{pack} at {offset}", "frame or footer says another thing"
-                    )
+                    self.tell("damaged", f"{pack} at {offset}", "frame or footer differs")
                 return plaintext
         raise ValueError(f"no good copy of chunk {chunk_id.hex()}")
 
 
-class Tree:
-    """Walks the tree of one snapshot, and restores what is wanted of it."""
-
+class Tree:  # walks the tree of one snapshot, and restores what is wanted of it
     def __init__(self, store: Store, body: dict[str, Any], wanted: bytes, target: int) -> None:
         self.store, self.body, self.wanted, self.target = store, body, wanted, target
         self.left, self.groups = {k: body[k] for k in ("files", "dirs", "bytes")}, set[bytes]()
-        self.reached, self.links, self.is_met = (
-            set[bytes](body["report"]),
-            dict[Any, bytes](),
-            False,
-        )
+        self.reached, self.is_met = set[bytes](body["report"]), False
+        self.links = dict[Any, bytes]()  # where a hard-link group has its first name
 
     def bytes_of(self, extent: Extent, kind: int) -> bytes:
         plaintext = self.store.chunk(extent.chunk, kind)
@@ -370,14 +351,15 @@ class Tree:
             return [self.extent(at, chunks[index], *part) for index, *part in triples]
 
         owners, contents = body_of(data[ids_end:])
-        for stats, content in zip(body_of(data[20:ids_at]), contents, strict=True):
-            owner, content_id, flat, more = content
-            extra = dict(more or {})
-            extra["xattr_blocks"] = extents(extra.get("xattr_blocks", []))
-            entry = Entry(*stats, owners[owner], content_id, extents(flat), extra)
-            self.check(entry)
-            require(not entries or entries[-1].name < entry.name, "names not sorted")
-            entries.append(entry)
+        for stats, (owner, digest, flat, more) in zip(
+            body_of(data[20:ids_at]), contents, strict=True
+        ):
+            extra = {"xattr_blocks": [], **(more or {})}
+            extra["xattr_blocks"] = extents(extra["xattr_blocks"])
+            entries.append(Entry(*stats, owners[owner], digest, extents(flat), extra))
+            self.check(entries[-1])
+        names = [entry.name for entry in entries]
+        require(names == sorted(set(names)), "names not sorted")
         require(len(used - {-1, -2}) == len(set(ids)) == count, "an id twice, or never named")
         return entries
 
@@ -388,7 +370,7 @@ class Tree:
         require(all(type(n) is int for n in entry[1:8]) and entry.size >= 0, "number")
         require(1 <= kind <= 7 and 0 <= entry.mode <= 0o7777, "unknown type or mode")
         require(0 <= entry.flags < 8 and (kind <= DIRECTORY or not entry.extents), "flag, content")
-        require(len(entry.content_id) in ((0, 32) if kind == FILE else (0,)), "content id")
+        require(len(entry.digest) in ((0, 32) if kind == FILE else (0,)), "content id")
         require(extra.keys() <= KEYS["extra"] and extra.get("spill", 1) in (1, 2), "extra")
         require((kind == SYMLINK) == ("target" in extra), "target")
 
@@ -399,7 +381,7 @@ class Tree:
         return data[12:]
 
     def content(self, entry: Entry) -> list[Extent]:  # of a file; of a directory its pages
-        extents = entry.extents
+        extents = list[Extent](entry.extents)
         for _ in range(entry.extra.get("spill", 0)):
             bodies = [(at, self.block(at, 1)) for at in extents]
             records = [(at, r) for at, body in bodies for r in struct.iter_unpack("<32sIQ", body)]
@@ -445,7 +427,7 @@ class Tree:
     def make(self, folder: int, path: bytes, entry: Entry, content: list[Extent]) -> int:
         """Make one entry and return a descriptor of it, or -1 when it is complete."""
         name, extra, kind = entry.name, entry.extra, entry.kind
-        same = (extra.get("link"), kind, entry.size, entry.mtime_ns, entry.content_id)
+        same = (extra.get("link"), kind, entry.size, entry.mtime, entry.digest)
         if same in self.links:
             first, source = self.links[same].split(b"/")[1:], os.dup(self.target)
             for part in first[:-1]:
@@ -466,18 +448,18 @@ class Tree:
         return os.open(name, FOLDER if kind == DIRECTORY else HANDLE, dir_fd=folder)
 
     def write(self, folder: int, entry: Entry, content: list[Extent]) -> None:
-        flags, hasher = os.O_WRONLY | os.O_CREAT | os.O_EXCL, blake3(key=self.store.keys.content_id)
+        flags, hasher = os.O_WRONLY | os.O_CREAT | os.O_EXCL, blake3(key=self.store.keys.digest)
         with open(os.open(entry.name, flags, 0o600, dir_fd=folder), "wb") as file:
             try:
                 for part in content:
                     data = b"" if part.chunk == ZERO else self.bytes_of(part, CONTENT)
                     file.seek(part.length - len(data), os.SEEK_CUR)
                     file.write(data)
-                    hasher.update(data or bytes(part.length if entry.content_id else 0))
+                    hasher.update(data or bytes(part.length if entry.digest else 0))
                 file.truncate(entry.size)
                 is_small = 0 < entry.size <= self.store.small_file_bytes_max
                 allowed = {hasher.digest()} if is_small else {hasher.digest(), b""}
-                require(entry.content_id in allowed, "content id differs, or is missing")
+                require(entry.digest in allowed, "content id differs, or is missing")
             except BROKEN:
                 os.unlink(entry.name, dir_fd=folder)
                 raise
@@ -491,7 +473,7 @@ class Tree:
         steps = [partial(os.chown, handle, *entry.owner[:2])]
         steps += [partial(os.setxattr, handle, *pair) for pair in pairs]
         steps += [partial(os.chmod, handle, entry.mode)] if entry.kind != SYMLINK else []
-        steps += [partial(os.utime, handle, ns=(entry.mtime_ns, entry.mtime_ns))]
+        steps += [partial(os.utime, handle, ns=(entry.mtime, entry.mtime))]
         for step in [partial(os.chmod, handle, 0o755)] if entry.flags & IMPLIED else steps:
             try:
                 step()
@@ -500,17 +482,17 @@ class Tree:
         os.close(fd)
 
 
-def restore(store: Store, body: Any, commit: Any, target: str, wanted: bytes) -> None:
+def restore(store: Store, body: Any, commit: Any, target: int, wanted: bytes) -> None:
     sys.setrecursionlimit(20_000)  # directories may lie 4,096 deep
     store.index()
-    tree = Tree(store, body, wanted, os.open(target, FOLDER))
+    tree = Tree(store, body, wanted, target)
     with store.telling("report"):
         for chunk_id in body["report"]:
             for name, reason, message in body_of(store.chunk(chunk_id, REPORT), "report")["rows"]:
                 store.tell("left out by the backup", name, f"{reason}: {message}")
     with store.telling("tree"):
         root = [tree.extent(Extent(ONES, 0, 0), *part) for part in body["tree"]]
-        tree.walk(b"", tree.target, root)
+        tree.walk(b"", target, root)
     if not tree.is_met:
         store.tell("not found", wanted, "the snapshot has no such path")
     with store.telling("refs"):
@@ -555,8 +537,9 @@ def main(argv: list[str] | None = None) -> int:
         os.makedirs(options.target, exist_ok=True)
         if os.listdir(options.target):
             parser.exit(11, f"error: {options.target} is not empty\n")
+        body, commit = found.popitem()[1]
         wanted = os.fsencode(options.path).rstrip(b"/")
-        restore(store, *next(iter(found.values())), options.target, wanted)
+        restore(store, body, commit, os.open(options.target, FOLDER), wanted)
     kinds = {kind for kind, _, _ in store.told}
     codes = {"damaged": 13, "not found": 10, "not restored": 3, "not exact": 3}
     return next((code for kind, code in codes.items() if kind in kinds), 0)

@@ -100,7 +100,9 @@ def client_path(name: str) -> str:
     """
     domain, slash, rest = name.partition("/")
     if not slash or not domain or not rest or "/" in rest:
-        raise UsageError(f"not a client: {name!r}", hint="a client is DOMAIN/NAME, such as shop/web-0")
+        raise UsageError(
+            f"not a client: {name!r}", hint="a client is DOMAIN/NAME, such as shop/web-0"
+        )
     return f"/v1/clients/{quote(domain, safe='')}/{quote(rest, safe='')}"
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 
 from holdfast_contract.text import printable
 
 
-def print_json(value: object) -> None:
-    """Print one document."""
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
-    sys.stdout.flush()
+def print_json(value: object, stream: TextIO | None = None) -> None:
+    """Print one document on a line."""
+    out = stream or sys.stdout
+    out.write(msgspec.json.encode(value).decode() + "\n")
+    out.flush()
 
 
 def say(text: str) -> None:

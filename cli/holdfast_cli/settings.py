@@ -107,9 +107,7 @@ def load_settings(flags: Mapping[str, str], environ: Mapping[str, str]) -> Loade
     """
     table = program(environ).table
     given = {name: [text] for name, text in flags.items()}
-    file = choose_config_file(
-        flags=given, environ=environ, usual_path=program(environ).config_path
-    )
+    file = choose_config_file(flags=given, environ=environ, usual_path=program(environ).config_path)
     settings = load(table, flags=given, environ=environ, file=file)
     skip = (CONFIG, LOG_LEVEL, LOG_FORMAT)
     values = {setting.name: settings[setting] for setting in table if setting not in skip}

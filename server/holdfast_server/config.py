@@ -76,9 +76,7 @@ ADDRESS: Kind[Address] = simple("HOST:PORT", parse_address, plain=str)
 TLS_NAME: Kind[str] = simple("NAME", parse_tls_name)
 
 DATA = Setting("data", optional(PATH), None, "directory for everything that the server keeps")
-LISTEN = Setting(
-    "listen", ADDRESS, Address("127.0.0.1", 9440), "where to answer; port 0 picks one"
-)
+LISTEN = Setting("listen", ADDRESS, Address("127.0.0.1", 9440), "where to answer; port 0 picks one")
 STORE = Setting(
     "store",
     optional(URL),
@@ -90,8 +88,8 @@ CATALOG = Setting(
     "catalog",
     optional(URL),
     None,
-    "the server's database, such as sqlite:/srv/catalog.db",
-    default_text="sqlite:DIR/catalog.db",
+    "the server's database, such as sqlite:/srv/catalog.sqlite",
+    default_text="sqlite:DIR/catalog.sqlite",
 )
 TLS_NAMES: Setting[tuple[str, ...]] = Setting(
     "tls_name",
@@ -188,8 +186,8 @@ def server_config(settings: Settings) -> ServerConfig:
 
 
 def _catalog(url: str | None, data: Path) -> str:
-    if url is None:
-        return f"sqlite:{data}/catalog.db"
+    if url is None or url == "sqlite:":
+        return f"sqlite:{data}/catalog.sqlite"
     scheme, colon, path = url.partition(":")
     if colon and scheme != "sqlite":
         raise UsageError(
@@ -199,7 +197,5 @@ def _catalog(url: str | None, data: Path) -> str:
     # sqlite:///path is how SQLAlchemy writes the same.
     path = "/" + path.lstrip("/") if path.startswith("///") else path
     if not colon or not path.startswith("/") or path.startswith("//") or "\0" in path:
-        raise UsageError(
-            f"not a catalog URL: {url[:120]!r}", hint="a file is written sqlite:/path"
-        )
+        raise UsageError(f"not a catalog URL: {url[:120]!r}", hint="a file is written sqlite:/path")
     return f"sqlite:{path}"

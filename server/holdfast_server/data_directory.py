@@ -1,11 +1,11 @@
 """The server's own directory: one server in it at a time, and small files that are whole.
 
-    lock          held while a server runs; says its pid
-    url           where the running server answers
-    admin.token   the first administrator's token, made once
-    tls/          its certificates (auth.certificates)
-    store/        objects, unless --store names another place
-    catalog.db    the catalog, unless --catalog names another
+lock          held while a server runs; says its pid
+url           where the running server answers
+admin.token   the first administrator's token, made once
+tls/          its certificates (auth.certificates)
+store/        objects, unless --store names another place
+catalog.db    the catalog, unless --catalog names another
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class DataDirectory:
             UsageError: `path` is no directory, or may not be entered.
         """
         try:
-            path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+            _make_durable(path)
             lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, SECRET_MODE)
         except OSError as exc:
             raise _unusable(path, exc) from exc
@@ -97,6 +97,13 @@ class DataDirectory:
         self.close()
 
 
+def _make_durable(path: Path) -> None:
+    absent = [above for above in (path, *path.parents) if not above.exists()]
+    path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+    for made in absent:
+        sync_directory(made.parent)
+
+
 def _take(lock: int, path: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,7 +125,7 @@ def _take(lock: int, path: Path) -> None:
 
 
 def write_file(path: Path, content: bytes, mode: int) -> None:
-    """Put `content` into the file `path`, durable: before or after a crash it is the old or the new.
+    """Put `content` into the file `path`, durable; a crash leaves the old file or the new one.
 
     Raises:
         NoSpace, StoreFailed: it is the old one.

@@ -368,9 +368,7 @@ class StoreBuilder:
         } | changed
         data = self.authentic(b"HFMF", b"manifest", body)
         data += private.sign(b"holdfast/1/manifest-signature" + data[8:])
-        snapshot = Snapshot(
-            blake3(data).digest(), self.put("manifests", data), refs, ids, body["seq"]
-        )
+        snapshot = Snapshot(blake3(data).digest(), self.put("manifests", data), refs, ids, seq)
         if committed:
             self.commit(client, snapshot)
         return snapshot

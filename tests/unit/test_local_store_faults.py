@@ -59,9 +59,16 @@ def at_step(number: int, error: BaseException) -> Callable[[str], None]:
     return hook
 
 
-def steps_of(scenario: Callable[[LocalStore], None]) -> int:
+def nothing(store: LocalStore) -> None:
+    """Do nothing first."""
+
+
+def steps_of(
+    scenario: Callable[[LocalStore], None], first: Callable[[LocalStore], None] = nothing
+) -> int:
     disk = SimulatedFileSystem()
     store = opened(disk)
+    first(store)
     begun = len(disk.steps)
     scenario(store)
     return len(disk.steps) - begun
@@ -330,8 +337,7 @@ def test_what_is_no_plain_file_is_damage_and_is_never_followed() -> None:
 
 @pytest.mark.parametrize("side", [BEFORE, AFTER])
 def test_a_deletion_that_has_returned_survives_a_crash(side: str) -> None:
-    steps = steps_of(lambda store: (put_pack(store), store.delete(PACK))[0])
-    for number in range(steps):
+    for number in range(steps_of(lambda store: store.delete(PACK), first=put_pack)):
         disk = SimulatedFileSystem()
         store = opened(disk)
         put_pack(store)

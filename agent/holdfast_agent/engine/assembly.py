@@ -30,7 +30,7 @@ from holdfast_agent.tree.block import (
     encode_extents_block,
     split_attributes,
 )
-from holdfast_agent.tree.entry import HOLE_CHUNK, SELF_CHUNK, Content, EntryFlag, EntryType
+from holdfast_agent.tree.entry import HOLE_CHUNK, SELF_CHUNK, Content, EntryFlag
 from holdfast_agent.tree.known import KnownPage, KnownTree, NewPage
 from holdfast_agent.tree.page import encode_page, encode_stat_part, page_ids
 from holdfast_contract.errors import TooLarge
@@ -305,12 +305,11 @@ class Assembly:
             tally.dirs += not entry.stat.flags & EntryFlag.IMPLIED
             return
         tally.files += 1
+        # Those that were skipped too: readers hold a tree against these counts.
+        counted = tally.add_bytes(entry.stat.size, entry.content.link_group)
         if entry.is_skipped:
             tally.files_skipped += 1
             return
-        counted = 0
-        if entry.stat.type == EntryType.FILE:
-            counted = tally.add_bytes(entry.stat.size, entry.content.link_group)
         if entry.old is None:
             tally.files_new += 1
         elif is_unmodified(entry):

@@ -30,6 +30,11 @@ class Bundler:
         self.made: list[tuple[ChunkDraft, int]] = []
         """Every bundle that was closed, and its length in bytes."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a bundle has been begun and not ended."""
+        return self._slab is not None
+
     def room(self, size: int) -> memoryview:
         """Return a buffer of `size` bytes, at most `bytes_max`; what is not taken is forgotten."""
         assert 0 < size <= self._bytes_max

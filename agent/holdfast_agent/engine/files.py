@@ -133,6 +133,8 @@ class FileContents:
         draft, at = self._bundler.take(filled, found)
         if filled == size:
             self._bundled.add(found, draft, at, size)
+            if not self._bundler.is_open:
+                self._bundled.settle()
             return Parts(((draft, at, size),))
         parts: list[Part] = []
         position = 0

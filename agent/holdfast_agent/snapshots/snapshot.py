@@ -148,9 +148,15 @@ class Snapshot:
         return found
 
     def walk(
-        self, start: Found | None = None, on_damage: OnDamage | None = None
+        self,
+        start: Found | None = None,
+        on_damage: OnDamage | None = None,
+        *,
+        enters: Callable[[Found], bool] = lambda found: True,
     ) -> Iterator[Found]:
         """Yield `start` (default: the root) and everything below it, parents first.
+
+        `enters` is asked of a directory after it was yielded: whether to go down into it.
 
         Raises:
             Damaged: the tree has more entries or bytes than the manifest counts, or is too deep;
@@ -166,7 +172,11 @@ class Snapshot:
                 continue
             budget.spend(found)
             yield found
-            if found.is_directory and not found.entry.stat.flags & EntryFlag.SKIPPED:
+            if (
+                found.is_directory
+                and not found.entry.stat.flags & EntryFlag.SKIPPED
+                and enters(found)
+            ):
                 if len(stack) > limits.DEPTH_MAX:
                     raise budget.broken("is deeper than the format allows")
                 stack.append(self._below(found, on_damage))
@@ -218,24 +228,25 @@ class Snapshot:
         blocks: Sequence[Extent] = content.xattr_blocks + (content.extents if content.spill else ())
         for extent in blocks:
             with _as_damage():
-                ids = block_ids(self._part(extent))
+                ids = block_ids(self.part(extent))
             yield extent.chunk
             yield from ids
         if content.spill == 2:
             for outer in content.extents:
                 with _as_damage():
                     inner = decode_extents_block(*self._block(outer))
-                    ids = [one for extent in inner for one in block_ids(self._part(extent))]
+                    ids = [one for extent in inner for one in block_ids(self.part(extent))]
                 yield from ids
 
     def _page(self, extent: Extent) -> Page:
         with _as_damage(extent):
-            return decode_page(self._part(extent), ChunkId(extent.chunk), extent.offset)
+            return decode_page(self.part(extent), ChunkId(extent.chunk), extent.offset)
 
     def _block(self, extent: Extent) -> tuple[Buffer, ChunkId, int]:
-        return self._part(extent), ChunkId(extent.chunk), extent.offset
+        return self.part(extent), ChunkId(extent.chunk), extent.offset
 
-    def _part(self, extent: Extent) -> memoryview:
+    def part(self, extent: Extent) -> memoryview:
+        """Return the bytes of a page or block; a memoryview of the opened chunk."""
         if extent.chunk == HOLE_CHUNK:
             raise _broken("a page in a hole", extent)
         whole = self.chunks.read_one(ChunkType.TREE, extent.chunk)

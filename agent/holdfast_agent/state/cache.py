@@ -124,6 +124,12 @@ class TreeCache:
         yield from self._pages("dir = ?", directory)
         yield from self._pages("dir > ? AND dir < ?", directory + b"/", directory + b"0")
 
+    def everything(self) -> Iterator[tuple[KnownPage, bytes]]:
+        """Yield every page of the parent with its directory's path."""
+        for (directory,) in self._read("SELECT DISTINCT dir FROM main.pages ORDER BY dir"):
+            for page in self.pages(directory):
+                yield page, directory
+
     def block_ids(self, row: int) -> list[tuple[bytes, bytes]]:
         """Return (name, joined ids) of the page's entries that have blocks."""
         found: dict[bytes, list[bytes]] = {}

@@ -72,6 +72,9 @@ class KnownTree(Protocol):
     def below(self, directory: bytes) -> Iterator[KnownPage]:
         """Yield every page of the directory and of all directories below it."""
 
+    def everything(self) -> Iterator[tuple[KnownPage, bytes]]:
+        """Yield every page of the parent with its directory's path."""
+
     def put(self, page: NewPage) -> None:
         """Note a new page."""
 
@@ -108,6 +111,10 @@ class NothingKnown:
         return []
 
     def below(self, directory: bytes) -> Iterator[KnownPage]:
+        """Yield nothing."""
+        return iter(())
+
+    def everything(self) -> Iterator[tuple[KnownPage, bytes]]:
         """Yield nothing."""
         return iter(())
 

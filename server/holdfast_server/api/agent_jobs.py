@@ -19,8 +19,8 @@ async def get_manifest(call: Call) -> bytes:
     """Return a manifest of the agent's own history, or one that a job or query names."""
     services, agent = call.services, call.agent
     snapshot = call.hash("id")
-    owner = await call.run(services.repository.owner_of, snapshot)
-    if owner != agent.client and not await services.grants.covers(snapshot, agent):
+    record = await call.run(services.repository.history.get, snapshot)
+    if record.client != agent.client and not await services.grants.covers(snapshot, agent):
         raise NotFound("no such snapshot")
     return await call.run(services.repository.manifest, snapshot)
 
@@ -30,7 +30,10 @@ async def list_damaged(call: Call) -> bytes:
     services = call.services
     granted = await services.grants.snapshots(call.ulid("job"), call.agent)
     ids = await call.run(
-        services.repository.damaged_of, granted, call.hash_after(), limits.HAVE_IDS_MAX
+        services.repository.damaged_of,
+        granted,
+        after=call.hash_after(),
+        limit=limits.HAVE_IDS_MAX,
     )
     return b"".join(ids)
 

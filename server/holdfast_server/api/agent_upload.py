@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from typing import IO
+from typing import BinaryIO, cast
 
 from holdfast_contract import limits
 from holdfast_contract.errors import InvalidInput, NotFound, TooLarge
@@ -94,14 +94,15 @@ async def put_refs(call: Call) -> None:
             call.ulid("session"),
             call.ulid("ulid"),
             spool,
+            length,
         )
     finally:
         await asyncio.shield(call.run(spool.close))
 
 
-def _spool() -> IO[bytes]:
+def _spool() -> BinaryIO:
     # The handler closes it: opening and closing it are calls in threads, not one block.
-    return tempfile.SpooledTemporaryFile(SPOOL_MEMORY_BYTES)
+    return cast("BinaryIO", tempfile.SpooledTemporaryFile(SPOOL_MEMORY_BYTES))
 
 
 async def put_manifest(call: Call) -> None:
@@ -124,9 +125,9 @@ async def commit(call: Call) -> CommitAnswer:
         call.services.repository.commit,
         call.agent.client,
         call.ulid("session"),
-        body.manifest,
-        body.refs,
-        body.seq,
+        manifest=body.manifest,
+        refs=body.refs,
+        seq=body.seq,
     )
     return CommitAnswer(snapshot=done.snapshot.hex(), time_ns=done.time_ns)
 
@@ -139,4 +140,8 @@ async def missing(call: Call) -> MissingAnswer:
         call.ulid("session"),
         call.hash_after(),
     )
-    return MissingAnswer(missing=found.missing, damaged=found.damaged, next=found.next)
+    return MissingAnswer(
+        missing=[chunk.hex() for chunk in found.missing],
+        damaged=[chunk.hex() for chunk in found.damaged],
+        next=found.next.hex(),
+    )

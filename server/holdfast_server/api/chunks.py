@@ -11,7 +11,7 @@ from holdfast_contract import limits
 from holdfast_contract.errors import HoldfastError, InvalidInput
 from holdfast_contract.logs import get_logger
 from holdfast_contract.protocol.http import DamageReport, Row
-from holdfast_server.api.calls import Call
+from holdfast_server.api.calls import Call, Person
 from holdfast_server.repository.reading import FetchedChunk, Grant
 
 HASH_BYTES = 32
@@ -41,37 +41,36 @@ def asked_ids(body: bytes, ids_max: int = limits.FETCH_IDS_MAX) -> list[bytes]:
     return [body[at : at + HASH_BYTES] for at in range(0, len(body), HASH_BYTES)]
 
 
-def encode_chunk(chunk: FetchedChunk) -> list[bytes]:
+def encode_chunk(chunk: FetchedChunk) -> list[bytes | memoryview]:
     """Return one chunk as it goes over the wire."""
     name = chunk.object.encode()
-    head = HEAD.pack(chunk.id, chunk.status, len(name), chunk.offset, len(chunk.sealed))
-    return [head, name, chunk.sealed]
+    head = HEAD.pack(chunk.chunk_id, chunk.status, len(name), chunk.offset, len(chunk.data))
+    return [head, name, chunk.data]
 
 
-def next_batch(chunks: Iterator[FetchedChunk]) -> list[bytes]:
+def next_batch(chunks: Iterator[FetchedChunk]) -> bytes:
     """Return what is to be sent next, about BATCH_BYTES; empty at the end."""
-    parts: list[bytes] = []
+    parts: list[bytes | memoryview] = []
     size = 0
     for chunk in chunks:
         parts += encode_chunk(chunk)
-        size += HEAD.size + len(chunk.sealed)
+        size += HEAD.size + len(chunk.data)
         if size >= BATCH_BYTES:
             break
-    return parts
+    return b"".join(parts)
 
 
 async def stream_chunks(call: Call, grant: Grant) -> web.StreamResponse:
     """Send the asked chunks in order; a failure in the middle breaks the connection."""
     chunks = iter(await call.run(grant.fetch, asked_ids(call.body)))
-    first = await call.run(next_batch, chunks)
+    batch = await call.run(next_batch, chunks)
     response = web.StreamResponse()
     response.content_type = "application/octet-stream"
     await response.prepare(call.request)
-    parts = first
     try:
-        while parts:
-            await response.write(b"".join(parts))
-            parts = await call.run(next_batch, chunks)
+        while batch:
+            await response.write(batch)
+            batch = await call.run(next_batch, chunks)
         await response.write_eof()
     except HoldfastError as error:
         _log.warning("a stream of chunks broke", error=error)
@@ -95,9 +94,10 @@ async def report_damage(
         call.services.repository.report_damage,
         domain,
         reporter,
-        bytes.fromhex(report.chunk),
-        report.object,
-        report.offset,
-        report.reason,
+        chunk=bytes.fromhex(report.chunk),
+        object_name=report.object,
+        offset=report.offset,
+        reason=report.reason,
+        is_administrator=isinstance(call.caller, Person),
     )
     return DamageState(state=state)

@@ -15,18 +15,16 @@ from holdfast_server.catalog.clients import ClientRecord
 from holdfast_server.control.lifecycle import UNFINISHED
 
 
-def _last_snapshot(services: Services, client: ClientName) -> str | None:
-    newest = services.repository.snapshots(client=client, latest=1)
-    return newest[0].snapshot.hex() if newest else None
-
-
-def _short(services: Services, record: ClientRecord) -> ClientRow:
-    connection = services.hub.connected(record.name)
-    return client_row(record, connection, _last_snapshot(services, record.name))
+def _rows(services: Services, records: list[ClientRecord]) -> list[ClientRow]:
+    newest = services.repository.history.newest_of([record.name for record in records])
+    return [
+        client_row(record, services.hub.connected(record.name), newest.get(record.name))
+        for record in records
+    ]
 
 
 def _full(services: Services, client: ClientName) -> ClientRow:
-    row = _short(services, clients.get(services.catalog, client))
+    [row] = _rows(services, [clients.get(services.catalog, client)])
     identity = services.repository.current_identity(client)
     if identity is not None:
         row.sign_key, row.box_key = identity.sign_key.hex(), identity.box_key.hex()
@@ -34,8 +32,7 @@ def _full(services: Services, client: ClientName) -> ClientRow:
 
 
 def _page(services: Services, after: str, limit: int) -> list[ClientRow]:
-    found = clients.listed(services.catalog, after=after, limit=limit)
-    return [_short(services, record) for record in found]
+    return _rows(services, clients.listed(services.catalog, after=after, limit=limit))
 
 
 async def list_clients(call: Call) -> Listing:

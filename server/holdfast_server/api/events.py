@@ -10,6 +10,7 @@ from holdfast_server.catalog.events import EventRecord
 from holdfast_server.control.notices import EVENTS, wait_at_most
 
 WAIT_SECONDS_MAX = 60
+LOOK_AGAIN_SECONDS = 5.0
 
 
 def events_listing(found: list[EventRecord], limit: int) -> Listing:
@@ -36,4 +37,5 @@ async def list_events(call: Call) -> Listing:
             left = until - services.clock.monotonic()
             if found or left <= 0 or services.notices.is_closed:
                 return events_listing(found, page.limit)
-            await wait_at_most(changed, left)
+            # Some events are written with what they tell of, without a word here: look again.
+            await wait_at_most(changed, min(left, LOOK_AGAIN_SECONDS))

@@ -43,6 +43,7 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
             status = response.status
             if not response.prepared:
                 response.headers[REQUEST_ID_HEADER] = request_id
+                response.headers["Server"] = "Holdfast"
         finally:
             seconds = services.clock.monotonic() - begun
             route = request.get(ROUTE, "none")

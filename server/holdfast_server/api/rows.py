@@ -81,7 +81,7 @@ def client_state(record: ClientRecord, connection: AgentConnection | None) -> st
 
 
 def client_row(
-    record: ClientRecord, connection: AgentConnection | None, last_snapshot: str | None
+    record: ClientRecord, connection: AgentConnection | None, last_snapshot: bytes | None
 ) -> ClientRow:
     """Return a client; what is known of its keys is added where one client is shown."""
     seen_ns = record.seen_ns if connection is None else connection.last_seen_ns
@@ -92,7 +92,7 @@ def client_row(
         last_seen=time_or_none(seen_ns),
         version=record.version,
         roots=[path_text(path) for path in record.roots],
-        last_snapshot=last_snapshot,
+        last_snapshot=last_snapshot.hex() if last_snapshot else None,
         restore=record.restore,
         restore_roots=[path_text(path) for path in record.restore_roots],
         browse=record.browse,

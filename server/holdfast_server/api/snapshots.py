@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from aiohttp import web
 
 from holdfast_contract.clock import rfc3339
-from holdfast_contract.errors import NotFound, UsageError
+from holdfast_contract.errors import NotFound
 from holdfast_contract.ids import ZERO_HASH, ClientName
 from holdfast_contract.protocol.http import Listing, SnapshotRow
 from holdfast_server.api.calls import Call
@@ -15,9 +13,9 @@ from holdfast_server.api.chunks import DamageState, report_damage, stream_chunks
 from holdfast_server.api.replies import listing
 from holdfast_server.api.rows import path_text
 from holdfast_server.catalog import domains
-from holdfast_server.catalog.snapshots import SnapshotRecord
+from holdfast_server.catalog.snapshots import Filter, SnapshotRecord
+from holdfast_server.repository.snapshot_references import parse_moment
 
-NANOSECONDS = 1_000_000_000
 LATEST_MAX = 1 << 31
 
 
@@ -52,42 +50,18 @@ def _hash_or_none(value: bytes) -> str | None:
     return None if value == ZERO_HASH else value.hex()
 
 
-def time_ns_of(text: str, *, is_end: bool = False) -> int:
-    """Return a moment that somebody typed: RFC 3339, or a date (UTC; its end with `is_end`).
-
-    Raises:
-        UsageError: it is neither.
-    """
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as exc:
-        raise UsageError(
-            f"not a time: {text[:60]!r}", hint="2026-05-01 or 2026-05-01T12:00:00Z"
-        ) from exc
-    is_date = len(text) <= len("2026-05-01")
-    if moment.tzinfo is None:
-        if not is_date:
-            raise UsageError(f"a time needs its zone: {text[:60]!r}", hint="append Z for UTC")
-        moment = datetime.fromisoformat(f"{moment:%Y-%m-%d}T00:00:00+00:00")
-    seconds = round(moment.timestamp() * 1_000_000) * 1000
-    return seconds + (86_400 * NANOSECONDS - 1 if is_date and is_end else 0)
-
-
 async def list_snapshots(call: Call) -> Listing:
     """Return snapshots, oldest first."""
     page, after = call.page(), call.number_after()
     client, since, until = call.text("client"), call.text("since"), call.text("until")
-    latest = call.number("latest", 0, most=LATEST_MAX)
-    found = await call.run(
-        call.services.repository.snapshots,
+    wanted = Filter(
         client=ClientName.parse(client) if client else None,
-        since_ns=time_ns_of(since) if since else None,
-        until_ns=time_ns_of(until, is_end=True) if until else None,
-        tag=call.text("tag") or None,
-        latest=latest or None,
-        after=after,
-        limit=page.limit,
+        since_ns=parse_moment(since).first_ns if since else None,
+        until_ns=parse_moment(until).last_ns if until else None,
+        latest=call.number("latest", 0, most=LATEST_MAX) or None,
     )
+    repository, tag = call.services.repository, call.text("tag")
+    found = await call.run(repository.snapshots, wanted, tag=tag, after=after, limit=page.limit)
     rows = [snapshot_row(record) for record in found]
     return listing(rows, page.limit, str(found[-1].number) if found else "")
 
@@ -105,9 +79,8 @@ async def get_snapshot_manifest(call: Call) -> bytes:
 
 async def fetch_snapshot_chunks(call: Call) -> web.StreamResponse:
     """Return sealed chunks of a snapshot, for who holds the key."""
-    snapshot = call.hash("id")
-    await call.run(call.services.repository.resolve, snapshot.hex())
-    grant = await call.services.grants.open_snapshots([snapshot])
+    record = await call.run(call.services.repository.resolve, call.hash("id").hex())
+    grant = await call.services.grants.open_snapshots(record.domain_name, [record.id])
     return await stream_chunks(call, grant)
 
 

@@ -58,9 +58,9 @@ def _status(services: Services) -> StatusRow:
         chunks=found.chunks,
         packs=found.packs,
         stored_bytes=found.stored_bytes,
-        damaged_chunks=found.damaged,
-        store_free_bytes=found.free_bytes,
-        store_reserve_bytes=found.reserve_bytes,
+        damaged_chunks=found.damaged_chunks,
+        store_free_bytes=found.store_free_bytes,
+        store_reserve_bytes=found.store_reserve_bytes,
     )
 
 
@@ -71,7 +71,7 @@ async def doctor(call: Call) -> Listing:
 
 
 def _doctor(services: Services) -> list[DoctorRow]:
-    rows = list(services.repository.check())
+    rows = [DoctorRow(**finding._asdict()) for finding in services.repository.check()]
     rows.append(_agents(services))
     return rows
 
@@ -99,8 +99,8 @@ def _metrics(services: Services) -> bytes:
         chunks=found.chunks,
         packs=found.packs,
         stored_bytes=found.stored_bytes,
-        damaged_chunks=found.damaged,
-        store_free_bytes=found.free_bytes,
-        store_reserve_bytes=found.reserve_bytes,
+        damaged_chunks=found.damaged_chunks,
+        store_free_bytes=found.store_free_bytes,
+        store_reserve_bytes=found.store_reserve_bytes,
     )
     return services.metrics.text(gauges)

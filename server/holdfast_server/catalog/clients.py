@@ -90,12 +90,22 @@ def count(catalog: Catalog) -> int:
 
 
 def set_identity(
-    tx: Tx, name: ClientName, domain_key: int, identity: bytes, enrolled_ns: int
+    tx: Tx,
+    name: ClientName,
+    domain_key: int,
+    identity: bytes,
+    *,
+    enrolled_ns: int,
+    has_accepted: bool = False,
 ) -> int:
-    """Make `identity` the client's, known from now on if it was not; return its key."""
+    """Make `identity` the client's, known from now on if it was not; return its key.
+
+    `has_accepted`: the record takes up the history that an administrator accepted.
+    """
     found = find(tx, name)
     if found is not None:
-        tx.execute(update(clients).where(clients.c.key == found.key).values(identity=identity))
+        values = {"identity": identity} | ({"accepted": None} if has_accepted else {})
+        tx.execute(update(clients).where(clients.c.key == found.key).values(values))
         return found.key
     done = tx.execute(
         insert(clients).values(

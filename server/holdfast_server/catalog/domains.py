@@ -204,3 +204,10 @@ def _next(tx: Tx, key: int, column: str, count: int) -> int:
     last = int(tx.execute(select(domains.c[column]).where(domains.c.key == key)).scalar_one())
     tx.execute(update(domains).where(domains.c.key == key).values({column: last + count}))
     return last + 1
+
+
+def count(catalog: Catalog) -> int:
+    """Return the number of domains."""
+    with catalog.read() as tx:
+        query = select(func.count()).select_from(_select().subquery())
+        return tx.execute(query).scalar_one()

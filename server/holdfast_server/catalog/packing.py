@@ -9,7 +9,16 @@ import msgspec
 from holdfast_contract.errors import InternalError
 
 _T = TypeVar("_T")
-_encoder = msgspec.msgpack.Encoder()
+
+
+def _plain(value: Any) -> str:
+    """Return a small type of text (a client's name) as text."""
+    if isinstance(value, str):
+        return str(value)
+    raise InternalError(f"not for a column: {type(value).__name__}")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
 
 
 def pack(value: Any) -> bytes:

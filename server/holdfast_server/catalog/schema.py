@@ -151,8 +151,8 @@ clients: Final = Table(
     sqlite_autoincrement=True,
 )
 """`head`: the newest snapshot ever committed, standing or not; `accepted`: the head from which an
-administrator let the client go on although it may remember a newer one. A client that never committed can be
-forgotten while chunks and sessions still name its key, so keys are never used again."""
+administrator let the client go on although it may remember a newer one. A client that never
+committed can be forgotten while chunks and sessions still name its key: no key is used again."""
 
 identities: Final = Table(
     "identities",
@@ -322,11 +322,7 @@ damage_reports: Final = Table(
     Column("confirmed", Boolean, nullable=False),
     Index(
         "uq_damage_reports_copy_reporter",
-        "domain_key",
-        "chunk_id",
-        "object_key",
-        "offset",
-        "reporter",
+        *("domain_key", "chunk_id", "object_key", "offset", "reporter"),
         unique=True,
     ),
 )

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from holdfast_contract.errors import Cancelled, HoldfastError, Stalled
+from holdfast_contract.format.manifest import dataset_id
 from holdfast_contract.logs import bind, get_logger
 from holdfast_contract.protocol.control import Cancel, FinishedSeen, JobState, Reference
-from holdfast_server.catalog import clients, jobs
+from holdfast_server.catalog import clients, domains, jobs
 from holdfast_server.catalog.connection import Catalog
 from holdfast_server.catalog.jobs import JobRecord
 from holdfast_server.control.events import Events
@@ -171,15 +172,20 @@ class Dispatcher:
     def _history(self, record: JobRecord, spec: BackupSpec) -> History:
         client = clients.get(self._catalog, record.client)
         head = self._repository.head(record.client)
-        parent = self._repository.parent_for(record.client, spec.paths, spec.excludes)
-        reference = None
+        dataset = dataset_id(spec.paths or client.roots, spec.excludes)
+        parent = self._repository.parent_for(record.client, dataset)
+        reference, damaged = None, 0
         if parent is not None:
-            reference = Reference(parent.snapshot, parent.client, parent.refs_object)
+            refs = self._repository.history.get(parent).refs
+            reference = Reference(parent, record.client, refs)
+            damaged = self._repository.damaged_count([parent])
+        epochs = domains.get(self._catalog, record.client.domain).epochs
         return History(
             head_seq=head.seq,
             head=head.snapshot,
             parent=reference,
-            damaged=self._repository.damaged_count([parent.snapshot]) if parent else 0,
+            damaged=damaged,
+            epoch_min=min(epochs),
             is_accepted=client.accepted == head.snapshot,
         )
 

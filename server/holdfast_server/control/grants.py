@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 from holdfast_contract.errors import NotFound
-from holdfast_server.catalog import jobs
+from holdfast_contract.ids import ClientName
+from holdfast_server.catalog import jobs, sessions
 from holdfast_server.catalog.connection import Catalog
 from holdfast_server.control.hub import AgentConnection
 from holdfast_server.control.orders import decode_spec, granted_snapshots
@@ -13,9 +12,6 @@ from holdfast_server.control.queries import Queries
 from holdfast_server.control.workers import Workers
 from holdfast_server.repository import Repository
 from holdfast_server.repository.reading import Grant
-
-OPEN_GRANTS_MAX = 64
-"""Grants kept open; one that fell out is opened again at its next use."""
 
 
 class Grants:
@@ -31,7 +27,6 @@ class Grants:
         self._repository = repository
         self._workers = workers
         self._queries = queries
-        self._opened: OrderedDict[tuple[bytes, ...], Grant] = OrderedDict()
 
     async def snapshots(self, grant: str, connection: AgentConnection) -> list[bytes]:
         """Return what `grant` lets the agent read.
@@ -50,24 +45,28 @@ class Grants:
         Raises:
             NotFound: it is no active job or open query of this agent.
         """
-        return await self.open_snapshots(await self.snapshots(grant, connection))
+        domain = connection.client.domain
+        of_query = self._queries.granted(grant, connection)
+        if of_query is not None:
+            return await self.open_snapshots(domain, of_query)
+        return await self._workers.run(self._open_job, grant, connection.client)
 
-    async def open_snapshots(self, snapshots: list[bytes]) -> Grant:
-        """Return what reads the chunks of `snapshots`."""
-        key = tuple(snapshots)
-        if key not in self._opened:
-            opened = await self._workers.run(self._repository.open_grant, snapshots)
-            self._opened[key] = opened
-            if len(self._opened) > OPEN_GRANTS_MAX:
-                self._opened.popitem(last=False)
-        self._opened.move_to_end(key)
-        return self._opened[key]
+    async def open_snapshots(self, domain: str, snapshots: list[bytes]) -> Grant:
+        """Return what reads the chunks of `snapshots` of a domain."""
+        return await self._workers.run(self._repository.open_grant, domain, snapshots)
 
     async def covers(self, snapshot: bytes, connection: AgentConnection) -> bool:
         """Tell whether any active job or open query of the agent names `snapshot`."""
         if snapshot in self._queries.readable(connection):
             return True
         return await self._workers.run(self._job_names, snapshot, connection.client)
+
+    def _open_job(self, job: str, client: ClientName) -> Grant:
+        granted = self._of_job(job, client)
+        with self._catalog.read() as tx:
+            row = sessions.of_job(tx, job)
+        session = None if row is None else row.session
+        return self._repository.open_grant(client.domain, granted, session)
 
     def _of_job(self, job: str, client: str) -> list[bytes]:
         record = jobs.get(self._catalog, job)

@@ -131,7 +131,7 @@ class JobLife:
             return None
         if record.kind != "backup":
             return ""
-        return found.state if found.client == record.client else None
+        return found.result if found.client == record.client else None
 
     async def cancel(self, job: str, by: str) -> JobRecord:
         """End a job: at once where no agent has it, otherwise by a message; return its row.

@@ -22,9 +22,6 @@ from holdfast_contract.protocol.control import (
     Verify,
 )
 
-EPOCH_MIN = 1
-"""Chunks of every epoch are welcome: epochs are retired by a rotation of keys only."""
-
 
 class BackupSpec(Struct, frozen=True, kw_only=True, tag_field="kind", tag="backup"):
     """A backup; `parent` is set when the job is sent."""
@@ -108,6 +105,8 @@ class History:
     parent: Reference | None
     damaged: int
     """Damaged chunks of the parent."""
+    epoch_min: int
+    """Lowest epoch of the domain's keys: chunks of older ones cannot be opened any more."""
     is_accepted: bool
     """An administrator accepted this head although the agent may remember a newer one."""
 
@@ -124,7 +123,7 @@ def backup_order(job: str, spec: BackupSpec, history: History) -> Backup:
         parent=history.parent,
         references=[],
         damaged=history.damaged,
-        epoch_min=EPOCH_MIN,
+        epoch_min=history.epoch_min,
         limit_upload=spec.limit_upload,
         dry_run=spec.dry_run,
         accepted=history.is_accepted,

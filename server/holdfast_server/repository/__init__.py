@@ -1,1 +1,7 @@
-"""Accept packs, read ranges, commit snapshots."""
+"""Accepts packs, reads ranges, commits snapshots."""
+
+from __future__ import annotations
+
+from holdfast_server.repository.repository import Repository
+
+__all__ = ["Repository"]

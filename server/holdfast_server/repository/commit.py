@@ -314,7 +314,7 @@ class Commits:
         said = Commit(
             time_ns=now,
             domain=candidate.domain.domain,
-            client=client.name,
+            client=str(client.name),
             snapshot=candidate.snapshot,
             seq=candidate.body.seq,
             manifest=candidate.manifest.ulid,

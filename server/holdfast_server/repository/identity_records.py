@@ -12,6 +12,7 @@ from holdfast_contract.format.identity import (
     split_identity,
 )
 from holdfast_contract.ids import ZERO_HASH, ClientName
+from holdfast_server.auth.signatures import check_public_key
 from holdfast_server.catalog import clients, domains, events, identities, outbox, state
 from holdfast_server.catalog.connection import Tx
 from holdfast_server.catalog.domains import DomainRecord
@@ -52,6 +53,7 @@ class IdentityRecords:
             Conflict: it does not follow on the record that counts.
         """
         self._parts.require_writable()
+        check_public_key(sign_key)
         domain = domains.get(self._parts.catalog, client.domain)
         body = decode_identity_body(split_identity(record).body)
         if body.domain != domain.domain or body.client != client or body.sign_key != sign_key:
@@ -80,7 +82,11 @@ class IdentityRecords:
             _check_history(found, body, identity)
             now = state.receive_time(tx, self._parts.clock)
             said = IdentityStored(
-                time_ns=now, domain=domain.domain, client=client, object=ulid, identity=identity
+                time_ns=now,
+                domain=domain.domain,
+                client=str(client),
+                object=ulid,
+                identity=identity,
             )
             number = outbox.append(tx, encode_record(said))
             count_identity(tx, domain.key, body, (ulid, identity), now_ns=now, number=number)
@@ -168,4 +174,11 @@ def count_identity(
         number,
     )
     identities.add(tx, row)
-    clients.set_identity(tx, client, domain_key, identity, now_ns)
+    clients.set_identity(
+        tx,
+        client,
+        domain_key,
+        identity,
+        enrolled_ns=now_ns,
+        has_accepted=bool(body.heads),
+    )

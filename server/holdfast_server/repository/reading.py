@@ -41,7 +41,7 @@ class FetchStatus(IntEnum):
     DAMAGED = 2
 
 
-class Fetched(NamedTuple):
+class FetchedChunk(NamedTuple):
     """One answer; `data` is the sealed chunk, empty unless it is here."""
 
     chunk_id: bytes
@@ -111,7 +111,7 @@ class Grant:
         """What may be read."""
         return list(self._snapshots)
 
-    def fetch(self, ids: Sequence[bytes]) -> Iterator[Fetched]:
+    def fetch(self, ids: Sequence[bytes]) -> Iterator[FetchedChunk]:
         """Yield an answer for each of at most 256 ids, in their order.
 
         Chunks that lie side by side are read at once: ask in the order of packs.
@@ -177,14 +177,14 @@ class Grant:
 
     # --- reading
 
-    def _answers(self, wanted: list[_Wanted]) -> Iterator[Fetched]:
+    def _answers(self, wanted: list[_Wanted]) -> Iterator[FetchedChunk]:
         at = 0
         while at < len(wanted):
             run = _run(wanted, at)
             yield from self._read_run(wanted[at : at + run])
             at += run
 
-    def _read_run(self, run: list[_Wanted]) -> Iterator[Fetched]:
+    def _read_run(self, run: list[_Wanted]) -> Iterator[FetchedChunk]:
         if len(run) > 1:
             first, last = run[0].copies[0], run[-1].copies[0]
             name = self._name(first)
@@ -199,11 +199,11 @@ class Grant:
                 copy = each.copies[0]
                 start = copy.offset - first.offset
                 sealed = data[start : start + copy.length]
-                yield Fetched(each.chunk_id, FetchStatus.HERE, name, copy.offset, sealed)
+                yield FetchedChunk(each.chunk_id, FetchStatus.HERE, name, copy.offset, sealed)
             return
         yield self._read_one(run[0])
 
-    def _read_one(self, wanted: _Wanted) -> Fetched:
+    def _read_one(self, wanted: _Wanted) -> FetchedChunk:
         spoiled = wanted.is_damaged
         for copy in wanted.copies:
             name = self._name(copy)
@@ -213,11 +213,11 @@ class Grant:
                 self._reading.damage.found(self._domain, copy, exc.message)
                 spoiled = spoiled or copy
                 continue
-            return Fetched(wanted.chunk_id, FetchStatus.HERE, name, copy.offset, data)
+            return FetchedChunk(wanted.chunk_id, FetchStatus.HERE, name, copy.offset, data)
         if spoiled is None:
-            return Fetched(wanted.chunk_id, FetchStatus.ABSENT, "", 0, b"")
+            return FetchedChunk(wanted.chunk_id, FetchStatus.ABSENT, "", 0, b"")
         name = self._name(spoiled)
-        return Fetched(wanted.chunk_id, FetchStatus.DAMAGED, name, spoiled.offset, b"")
+        return FetchedChunk(wanted.chunk_id, FetchStatus.DAMAGED, name, spoiled.offset, b"")
 
     def _name(self, copy: Copy) -> ObjectName:
         return object_name(ObjectKind.PACK, self._domain.domain, copy.ulid)

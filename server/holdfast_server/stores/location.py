@@ -26,7 +26,7 @@ def check_store_url(url: str) -> str:
         )
     if path.startswith("//"):
         path = path[2:]
-    if not path.startswith("/") or "\0" in path or ".." in PurePosixPath(path).parts:
+    if not path.startswith("/") or "\0" in path:
         raise UsageError(
             f"not an absolute path: {path[:120]!r}", hint="a directory is written file:/path"
         )

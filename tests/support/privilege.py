@@ -1,4 +1,4 @@
-"""A clock of files and sleeps that a test owns, and a process without privilege."""
+"""A process of an ordinary user, and a folder that it can reach."""
 
 from __future__ import annotations
 
@@ -10,28 +10,6 @@ from typing import Any
 
 NOBODY = 12345
 """A user and group that own nothing and have no name."""
-
-
-class HandClock:
-    """A FileClock that stands still until it is told otherwise."""
-
-    def __init__(self, stamp_ns: int, monotonic: float = 100.0) -> None:
-        self.stamp = stamp_ns
-        self.seconds = monotonic
-        self.slept: list[float] = []
-
-    def now_ns(self) -> int:
-        return self.stamp
-
-    def stamp_ns(self) -> int:
-        return self.stamp
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.seconds += seconds
 
 
 def without_privilege(function: Callable[..., Any], *arguments: object) -> Any:

@@ -1,0 +1,169 @@
+"""What of the target is right already: content by its ids, metadata by reading it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Final
+
+from holdfast_agent.crypto.keys import ContentHasher, DomainKeys, chunk_id
+from holdfast_agent.ports import Cancel
+from holdfast_agent.restore.failures import EntryFailed
+from holdfast_agent.restore.metadata import Policy
+from holdfast_agent.restore.writer import ExistingFile
+from holdfast_agent.snapshots.chunks import ChunkReader
+from holdfast_agent.snapshots.snapshot import Snapshot
+from holdfast_agent.sources.attributes import read_xattrs
+from holdfast_agent.sources.directory import by_descriptor
+from holdfast_agent.tree.entry import HOLE_CHUNK, Content, Entry, EntryType, Extent, Stat
+from holdfast_contract.errors import Damaged
+from holdfast_contract.format.chunk import ChunkType
+from holdfast_contract.limits import CHUNK_PLAIN_BYTES_MAX
+
+_SETID: Final = stat.S_ISUID | stat.S_ISGID
+_FORMATS: Final = {
+    EntryType.FILE: stat.S_IFREG,
+    EntryType.DIRECTORY: stat.S_IFDIR,
+    EntryType.SYMLINK: stat.S_IFLNK,
+    EntryType.FIFO: stat.S_IFIFO,
+    EntryType.SOCKET: stat.S_IFSOCK,
+    EntryType.CHAR_DEVICE: stat.S_IFCHR,
+    EntryType.BLOCK_DEVICE: stat.S_IFBLK,
+}
+
+
+def is_of_type(info: os.stat_result, entry: Stat) -> bool:
+    """Tell whether what is there is of the entry's type."""
+    return stat.S_IFMT(info.st_mode) == _FORMATS[EntryType(entry.type)]
+
+
+def metadata_differs(
+    descriptor: int, entry: Stat, content: Content, policy: Policy, *, is_handle: bool = False
+) -> bool:
+    """Tell whether owner, mode, time or attributes are not what a restore under `policy` gives.
+
+    `is_handle`: the descriptor is an O_PATH one.
+    """
+    info = os.fstat(descriptor)
+    if (info.st_uid, info.st_gid) != (content.uid, content.gid):
+        return True
+    if info.st_mtime_ns != entry.mtime_ns:
+        return True
+    mode = entry.mode if policy.special else entry.mode & ~_SETID
+    if entry.type != EntryType.SYMLINK and stat.S_IMODE(info.st_mode) != mode:
+        return True
+    wanted = tuple(pair for pair in content.xattrs if policy.special or not _is_special(pair[0]))
+    return read_xattrs(by_descriptor(descriptor) if is_handle else descriptor)[0] != wanted
+
+
+def policy_takes_away(entry: Stat, content: Content, policy: Policy) -> bool:
+    """Tell whether `policy` leaves something of the entry out, which has to be listed."""
+    if policy.special:
+        return False
+    has_bits = entry.type != EntryType.SYMLINK and bool(entry.mode & _SETID)
+    return has_bits or any(_is_special(name) for name, _ in content.xattrs)
+
+
+def _is_special(name: bytes) -> bool:
+    return name.startswith((b"security.", b"trusted."))
+
+
+class ContentCheck:
+    """Compares files of the target with what a snapshot says of them; one buffer for all."""
+
+    def __init__(self, keys: DomainKeys, reader: ChunkReader, cancel: Cancel) -> None:
+        self._keys = keys
+        self._reader = reader
+        self._cancel = cancel
+        self._buffer = memoryview(bytearray(CHUNK_PLAIN_BYTES_MAX))
+
+    def is_right(self, existing: ExistingFile, snapshot: Snapshot, entry: Entry) -> bool:
+        """Tell whether the file has exactly the entry's content.
+
+        Raises:
+            Damaged: the snapshot's list of extents cannot be read.
+            EntryFailed: the file cannot be read.
+        """
+        if existing.info.st_size != entry.stat.size:
+            return False
+        if entry.content.content_id:
+            return self._content_id(existing, entry.stat.size) == entry.content.content_id
+        return all(
+            self.has_part(existing, extent, offset) or self._has_bytes(existing, extent, offset)
+            for extent, offset in placed(snapshot.extents(entry))
+        )
+
+    def has_part(self, existing: ExistingFile, extent: Extent, offset: int) -> bool:
+        """Tell whether the file has at `offset` what `extent` says: by the chunk's id, no fetch."""
+        self._cancel.check()
+        if extent.chunk == HOLE_CHUNK:
+            return self._is_zero(existing, offset, extent.length)
+        if extent.offset or extent.length > len(self._buffer):
+            return False
+        return self.range_id(existing, offset, extent.length) == extent.chunk
+
+    def range_id(self, file: ExistingFile | _Readable, offset: int, length: int) -> bytes:
+        """Return the chunk id of a range; of a shorter one where the file ends before."""
+        view = self._buffer[:length]
+        return chunk_id(self._keys, ChunkType.CONTENT, view[: file.read_into(view, offset)])
+
+    def _has_bytes(self, existing: ExistingFile, extent: Extent, offset: int) -> bool:
+        """Compare with the stored chunk: for a part of a chunk there is no other way."""
+        if extent.chunk == HOLE_CHUNK or (not extent.offset and self._is_whole(extent)):
+            return False
+        with suppress(Damaged):
+            plain = self._reader.read_one(ChunkType.CONTENT, extent.chunk)
+            view = self._buffer[: extent.length]
+            got = existing.read_into(view, offset)
+            return view[:got] == plain[extent.offset : extent.offset + extent.length]
+        return False
+
+    def _is_whole(self, extent: Extent) -> bool:
+        try:
+            plain = self._reader.read_one(ChunkType.CONTENT, extent.chunk)
+        except Damaged:
+            return True
+        return len(plain) == extent.length
+
+    def _content_id(self, existing: ExistingFile, size: int) -> bytes:
+        hasher = ContentHasher(self._keys)
+        for offset in range(0, size, len(self._buffer)):
+            self._cancel.check()
+            view = self._buffer[: size - offset]
+            got = existing.read_into(view, offset)
+            hasher.update(view[:got])
+        return hasher.digest()
+
+    def _is_zero(self, existing: ExistingFile, offset: int, length: int) -> bool:
+        """Tell whether a range reads as zeros; where the file has holes nothing is read."""
+        end = offset + length
+        while offset < end:
+            self._cancel.check()
+            try:
+                offset = os.lseek(existing.descriptor, offset, os.SEEK_DATA)
+            except OSError:
+                return True  # ENXIO: a hole up to the end
+            view = self._buffer[: max(0, end - offset)]
+            got = existing.read_into(view, offset)
+            if got < len(view) or any(view[:got].tobytes().strip(b"\0")):
+                return False
+            offset += got
+        return True
+
+
+class _Readable:
+    """What `range_id` needs of a file."""
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Fill the buffer."""
+        raise EntryFailed("", "")
+
+
+def placed(extents: Iterator[Extent]) -> Iterator[tuple[Extent, int]]:
+    """Yield every extent with its offset in the file."""
+    offset = 0
+    for extent in extents:
+        yield extent, offset
+        offset += extent.length

@@ -1,0 +1,41 @@
+"""`REF:/path`: what a person types to name a part of a snapshot."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from holdfast_cli.api import Api
+from holdfast_contract.protocol.http import SnapshotPath, SnapshotRow
+
+
+@dataclass(frozen=True)
+class Part:
+    """A snapshot and a path in it."""
+
+    snapshot: SnapshotRow
+    path: bytes
+    """Absolute; b"/" for all of it."""
+
+    def request(self) -> SnapshotPath:
+        """Return the part for a request."""
+        try:
+            return SnapshotPath(snapshot=self.snapshot.id, path=self.path.decode())
+        except UnicodeDecodeError:
+            return SnapshotPath(snapshot=self.snapshot.id, path_b64=self.path)
+
+
+def split_reference(text: str) -> tuple[str, bytes]:
+    """Return the reference and the path; the path begins at the first `:/`."""
+    reference, colon, path = text.partition(":/")
+    return reference, b"/" + os.fsencode(path).strip(b"/") if colon else b"/"
+
+
+def resolve(api: Api, text: str) -> Part:
+    """Return what `text` names.
+
+    Raises:
+        NotFound, Ambiguous: no snapshot, or several.
+    """
+    reference, path = split_reference(text)
+    return Part(api.snapshot(reference), path)

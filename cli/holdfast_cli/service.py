@@ -1,0 +1,94 @@
+"""`holdfast status`, `doctor`, `version`, `completion`, `config show`."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from holdfast_cli.command import Commands, Session, command
+from holdfast_cli.output import facts, moment, print_json, say, size
+from holdfast_cli.settings import VERSION, program
+from holdfast_contract.protocol.http import DoctorRow, StatusRow
+from holdfast_contract.settings.files import choose_config_file
+from holdfast_contract.settings.show import show_json, show_text
+from holdfast_contract.settings.table import load
+
+_SHELLS = ("bash", "zsh", "fish")
+
+
+def register(group: click.Group) -> None:
+    """Add the commands of this module."""
+
+    @command(group, "status", example="holdfast status")
+    def status(session: Session) -> int:
+        """Show how the server is."""
+        row = session.api.get("/v1/status", StatusRow)
+        if session.as_json:
+            print_json(row)
+        else:
+            facts(_facts(row))
+        return 0
+
+    @command(group, "doctor", example="holdfast doctor")
+    def doctor(session: Session) -> int:
+        """Check the server, its store and its catalog; exit 1 when something fails."""
+        rows = list(session.api.rows("/v1/doctor", DoctorRow))
+        if session.as_json:
+            print_json(rows)
+        else:
+            for row in rows:
+                say(f"{row.state:4}  {row.check}: {row.message}")
+                if row.hint and row.state != "ok":
+                    say(f"      {row.hint}")
+        return 1 if any(row.state == "fail" for row in rows) else 0
+
+    @command(group, "version", example="holdfast version")
+    def version(session: Session) -> int:
+        """Print the version."""
+        if session.as_json:
+            print_json({"version": VERSION})
+        else:
+            say(f"holdfast {VERSION}")
+        return 0
+
+    @command(group, "completion", example="source <(holdfast completion bash)", prints_json=False)
+    @click.argument("shell", type=click.Choice(_SHELLS))
+    def completion(session: Session, shell: str) -> int:
+        """Print the shell completion script."""
+        from click.shell_completion import get_completion_class
+
+        maker = get_completion_class(shell)
+        assert maker is not None
+        say(maker(group, {}, "holdfast", "_HOLDFAST_COMPLETE").source())
+        return 0
+
+    config = Commands("config", help="The command's own settings.")
+    group.add_command(config)
+
+    @command(config, "show", example="holdfast config show")
+    def show(session: Session) -> int:
+        """Print every setting and where it came from."""
+        own = program(os.environ)
+        file = choose_config_file(flags={}, environ=os.environ, usual_path=own.config_path)
+        settings = load(own.table, flags={}, environ=os.environ, file=file)
+        if session.as_json:
+            print_json(show_json(own, settings))
+        else:
+            say(show_text(own, settings).rstrip())
+        return 0
+
+
+def _facts(row: StatusRow) -> list[tuple[str, str]]:
+    free = f"{size(row.store_free_bytes)}, of which {size(row.store_reserve_bytes)} are a reserve"
+    return [
+        ("version", row.version),
+        ("started", moment(row.started)),
+        ("clients", f"{row.clients:,}, connected {row.clients_connected:,}"),
+        ("domains", f"{row.domains:,}"),
+        ("snapshots", f"{row.snapshots:,}"),
+        ("jobs", f"running {row.jobs_running:,}, queued {row.jobs_queued:,}"),
+        ("stored", f"{size(row.stored_bytes)} in {row.packs:,} packs, {row.chunks:,} chunks"),
+        ("damaged", f"{row.damaged_chunks:,} chunks"),
+        ("free", free),
+    ]

@@ -1,0 +1,108 @@
+"""`holdfast enrol-token create|list|revoke`, `token create|list|revoke`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from holdfast_cli.command import Commands, Session, command
+from holdfast_cli.output import moment, print_json, say, table
+from holdfast_cli.secrets import SecretFile
+from holdfast_contract.protocol.http import EnrolTokenCreate, TokenCreate, TokenRow
+from holdfast_contract.settings.kinds import parse_duration
+
+
+def register(group: click.Group) -> None:
+    """Add the commands of this module."""
+    enrol = Commands("enrol-token", help="One-time tokens with which agents become known.")
+    group.add_command(enrol)
+    _add_enrol_create(enrol)
+    _add_list_and_revoke(enrol, "/v1/enrol-tokens")
+    token = Commands("token", help="Tokens for people and programs.")
+    group.add_command(token)
+    _add_token_create(token)
+    _add_list_and_revoke(token, "/v1/tokens")
+
+
+def _add_enrol_create(group: click.Group) -> None:
+    @command(
+        group, "create", example="holdfast enrol-token create shop --client web-0 --out web-0.token"
+    )
+    @click.argument("domain")
+    @click.option("--client", help="only for this client (NAME or DOMAIN/NAME)")
+    @click.option("--ttl", default="1h", show_default=True, help="how long it works")
+    @click.option("--out", type=click.Path(path_type=Path), help="file to write (mode 0600)")
+    def create(
+        session: Session, domain: str, client: str | None, ttl: str, out: Path | None
+    ) -> int:
+        """Make a one-time token; printed only where no file is named."""
+        name = f"{domain}/{client}" if client and "/" not in client else client
+        request = EnrolTokenCreate(domain=domain, client=name, ttl_seconds=parse_duration(ttl))
+        _create(session, "/v1/enrol-tokens", request, out)
+        return 0
+
+
+def _add_token_create(group: click.Group) -> None:
+    @command(group, "create", example="holdfast token create --role admin --out ci.token")
+    @click.option("--role", type=click.Choice(["admin"]), required=True, help="what it may do")
+    @click.option("--domain", "domains", multiple=True, help="only in this domain")
+    @click.option("--ttl", help="how long it works (default: until revoked)")
+    @click.option(
+        "--out", type=click.Path(path_type=Path), required=True, help="file to write (mode 0600)"
+    )
+    def create(
+        session: Session, role: str, domains: tuple[str, ...], ttl: str | None, out: Path
+    ) -> int:
+        """Make a token for a person or program."""
+        seconds = parse_duration(ttl) if ttl else None
+        request = TokenCreate(role=role, domains=list(domains), ttl_seconds=seconds)
+        _create(session, "/v1/tokens", request, out)
+        return 0
+
+
+def _create(session: Session, path: str, request: object, out: Path | None) -> None:
+    # The file first: a token that exists on the server and nowhere else is of no use.
+    with SecretFile(out) as secret:
+        row = session.api.send("POST", path, TokenRow, request)
+        assert row.token is not None
+        secret.write(row.token + "\n")
+    if out is not None:
+        row.token = None
+    if session.as_json:
+        print_json(row)
+    elif out is None:
+        say(row.token or "")
+    else:
+        say(f"token {row.id} written to {out}, works until {moment(row.expires)}")
+
+
+def _add_list_and_revoke(group: click.Group, path: str) -> None:
+    noun = group.name or ""
+
+    @command(group, "list", example=f"holdfast {noun} list")
+    def list_(session: Session) -> int:
+        """List tokens; the secrets are not kept."""
+        rows = list(session.api.rows(path, TokenRow))
+        if session.as_json:
+            print_json(rows)
+        elif rows:
+            head = ("ID", "FOR", "CREATED", "EXPIRES", "USED", "REVOKED")
+            table(head, [_cells(row) for row in rows])
+        else:
+            say("no tokens")
+        return 0
+
+    @command(group, "revoke", example=f"holdfast {noun} revoke 01K8Z3...", prints_json=False)
+    @click.argument("token_id", metavar="ID")
+    def revoke(session: Session, token_id: str) -> int:
+        """Revoke a token: it works no more, at once."""
+        session.api.delete(f"{path}/{token_id}")
+        say(f"{token_id} is revoked")
+        return 0
+
+
+def _cells(row: TokenRow) -> tuple[str, ...]:
+    whom = row.client or row.domain or row.role
+    times = (row.created, row.expires, row.used, row.revoked)
+    return (row.id, whom, *map(moment, times))

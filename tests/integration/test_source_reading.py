@@ -1,0 +1,301 @@
+"""Regular files are read safely, holes are found, and what changes meanwhile is known."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from holdfast_agent.sources import reading
+from holdfast_agent.sources.clock import SystemFileClock
+from holdfast_agent.sources.directory import Directory
+from holdfast_agent.sources.filesystems import Filesystems
+from holdfast_agent.sources.findings import Finding, Reason
+from holdfast_agent.sources.reading import (
+    HOLE_BYTES_MIN,
+    FileReader,
+    ReadFailed,
+    data_runs,
+    open_file,
+)
+from holdfast_agent.sources.scan import look
+from holdfast_agent.tree.entry import EntryFlag, Stat
+from tests.support.handclock import HandClock
+from tests.support.privilege import without_privilege
+
+UNIT = HOLE_BYTES_MIN
+PRIVILEGED = os.geteuid() == 0
+
+
+def opened(path: Path) -> Directory:
+    parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        found = Directory.open(
+            parent, os.fsencode(path.name), clock=SystemFileClock(), filesystems=Filesystems()
+        )
+    finally:
+        os.close(parent)
+    assert isinstance(found, Directory), found
+    return found
+
+
+def scanned(directory: Directory, name: bytes) -> Stat:
+    entry = look(directory, name)
+    assert isinstance(entry, Stat), entry
+    return entry
+
+
+def reader_of(folder: Path, name: str) -> FileReader:
+    with opened(folder) as directory:
+        found = open_file(directory, scanned(directory, name.encode()))
+    assert isinstance(found, FileReader), found
+    return found
+
+
+def runs_of(path: Path) -> list[tuple[int, int]]:
+    with reader_of(path.parent, path.name) as reader:
+        return list(reader.data_runs())
+
+
+def write_at(path: Path, size: int, pieces: dict[int, bytes]) -> None:
+    with path.open("wb") as file:
+        file.truncate(size)
+        for offset, data in pieces.items():
+            file.seek(offset)
+            file.write(data)
+
+
+def test_a_file_is_read_in_the_callers_pieces(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 10
+    (tmp_path / "file").write_bytes(data)
+    with reader_of(tmp_path, "file") as reader:
+        assert reader.size == len(data)
+        buffer = memoryview(bytearray(1000))
+        assert reader.read_into(buffer, 0) == 1000
+        assert bytes(buffer) == data[:1000]
+        assert reader.read_into(buffer, 2000) == 560
+        assert bytes(buffer[:560]) == data[2000:]
+        assert reader.read_into(buffer, 5000) == 0
+        assert reader.is_unchanged()
+    reader.close()
+    assert not reader.is_unchanged()
+
+
+def test_reading_leaves_the_access_time_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    os.utime(tmp_path / "file", ns=(1_000_000_000, 2_000_000_000))
+    with reader_of(tmp_path, "file") as reader:
+        reader.read_into(memoryview(bytearray(10)), 0)
+    assert (tmp_path / "file").stat().st_atime_ns == 1_000_000_000
+
+
+def test_a_short_read_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"0123456789")
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, views, at: real(fd, [views[0][:3]], at))
+    with reader_of(tmp_path, "file") as reader:
+        buffer = memoryview(bytearray(10))
+        assert reader.read_into(buffer, 0) == 10
+    assert bytes(buffer) == b"0123456789"
+
+
+def test_an_input_output_error_is_told_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"0123456789")
+
+    def broken(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", broken)
+    with reader_of(tmp_path, "file") as reader, pytest.raises(ReadFailed) as failed:
+        reader.read_into(memoryview(bytearray(10)), 0)
+    assert failed.value.finding[:2] == (b"file", Reason.IO_ERROR)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["fifo", "socket", "link", "folder", "device", "gone"])
+def test_what_has_taken_the_place_of_a_file_is_neither_read_nor_waited_for(
+    tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "outside").write_bytes(b"outside")
+    (tmp_path / "file").write_bytes(b"")
+    with opened(tmp_path) as directory:
+        entry = scanned(directory, b"file")
+        (tmp_path / "file").unlink()
+        if kind == "fifo":
+            os.mkfifo(tmp_path / "file")
+        elif kind == "socket":
+            os.mknod(tmp_path / "file", stat.S_IFSOCK | 0o600)
+        elif kind == "link":
+            (tmp_path / "file").symlink_to("outside")
+        elif kind == "folder":
+            (tmp_path / "file").mkdir()
+        elif kind == "device" and PRIVILEGED:
+            os.mknod(tmp_path / "file", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+        found = open_file(directory, entry)
+    assert isinstance(found, Finding)
+    gone = kind == "gone" or (kind == "device" and not PRIVILEGED)
+    assert found.reason is (Reason.VANISHED if gone else Reason.REPLACED)
+
+
+def test_another_file_of_the_same_name_counts_as_changed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "new").write_bytes(b"")
+    with opened(tmp_path) as directory:
+        entry = scanned(directory, b"file")
+        os.replace(tmp_path / "new", tmp_path / "file")
+        found = open_file(directory, entry)
+        assert isinstance(found, Finding)
+        assert found.reason is Reason.CHANGED
+        again = open_file(directory, scanned(directory, b"file"))
+    assert isinstance(again, FileReader)
+    again.close()
+
+
+def test_the_entry_is_as_the_file_was_when_opened_not_when_scanned(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    with opened(tmp_path) as directory:
+        entry = scanned(directory, b"file")
+        (tmp_path / "file").write_bytes(b"longer")
+        found = open_file(directory, entry)
+        assert isinstance(found, FileReader)
+        with found:
+            assert found.entry.size == 6
+            assert found.entry.flags == EntryFlag.UNSETTLED
+            assert found.entry.ctime_ns >= entry.ctime_ns
+
+
+@pytest.mark.parametrize("change", ["grow", "shrink", "rewrite", "chmod", "replace"])
+def test_a_change_while_reading_is_noticed(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    os.utime(path, ns=(0, 0))
+    with reader_of(tmp_path, "file") as reader:
+        assert reader.is_unchanged()
+        if change == "grow":
+            with path.open("ab") as file:
+                file.write(b"more")
+        elif change == "shrink":
+            os.truncate(path, 3)
+        elif change == "rewrite":
+            path.write_bytes(b"CONTENT")
+        elif change == "chmod":
+            path.chmod(0o400)
+            os.utime(path, ns=(0, 0))
+        else:
+            (tmp_path / "new").write_bytes(b"")
+            os.replace(tmp_path / "new", path)
+        # Where the clock has not ticked since, only the second look can tell the last two.
+        ticked = os.fstat(reader.descriptor).st_ctime_ns != reader.signature.ctime_ns
+        assert not reader.is_unchanged() or (change in ("chmod", "replace") and not ticked)
+
+
+def denied(folder: str) -> list[str]:
+    with opened(Path(folder)) as directory:
+        found = open_file(directory, scanned(directory, b"closed"))
+    assert isinstance(found, Finding)
+    return [found.path.decode(), found.reason]
+
+
+def test_a_file_that_may_not_be_read_is_a_finding(open_tmp: Path) -> None:
+    (open_tmp / "closed").write_bytes(b"secret")
+    (open_tmp / "closed").chmod(0)
+    assert without_privilege(denied, str(open_tmp)) == ["closed", "denied"]
+
+
+def test_a_dense_file_is_one_run_and_an_empty_one_none(tmp_path: Path) -> None:
+    (tmp_path / "dense").write_bytes(b"x" * (3 * UNIT + 5))
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "small").write_bytes(b"x")
+    assert runs_of(tmp_path / "dense") == [(0, 3 * UNIT + 5)]
+    assert runs_of(tmp_path / "empty") == []
+    assert runs_of(tmp_path / "small") == [(0, 1)]
+
+
+def test_a_file_that_is_one_hole_has_no_run(tmp_path: Path) -> None:
+    write_at(tmp_path / "hole", 10 * UNIT + 1, {})
+    assert runs_of(tmp_path / "hole") == []
+
+
+def test_data_between_holes_is_found_in_whole_units(tmp_path: Path) -> None:
+    write_at(
+        tmp_path / "sparse",
+        64 * UNIT,
+        {4 * UNIT + 4096: b"x" * 100, 20 * UNIT: b"y" * UNIT, 63 * UNIT: b"z"},
+    )
+    assert runs_of(tmp_path / "sparse") == [
+        (4 * UNIT, UNIT),
+        (20 * UNIT, UNIT),
+        (63 * UNIT, UNIT),
+    ]
+
+
+def test_a_hole_at_the_end_reaches_the_end(tmp_path: Path) -> None:
+    write_at(tmp_path / "sparse", 10 * UNIT + 7, {0: b"x"})
+    assert runs_of(tmp_path / "sparse") == [(0, UNIT)]
+
+
+def test_a_small_hole_is_read_as_zeros(tmp_path: Path) -> None:
+    write_at(tmp_path / "sparse", 4 * UNIT, {0: b"x" * 4096, UNIT - 4096: b"y" * (3 * UNIT)})
+    assert runs_of(tmp_path / "sparse")[0][0] == 0
+    assert sum(length for _, length in runs_of(tmp_path / "sparse")) >= 3 * UNIT + 4096
+    write_at(tmp_path / "two", 2 * UNIT, {0: b"x", UNIT + 4096: b"y" * (UNIT - 4096)})
+    assert runs_of(tmp_path / "two") == [(0, 2 * UNIT)]
+
+
+def test_runs_hold_all_data_whatever_the_layout(tmp_path: Path) -> None:
+    """Every byte that is not zero lies in a run; runs are ordered, apart, and within the file."""
+    for seed in range(40):
+        size = (seed * 7919) % (40 * UNIT) + 1
+        pieces = {(seed * k * 104_729) % size: b"d" * (seed * k % 70_000 + 1) for k in range(1, 6)}
+        path = tmp_path / f"{seed}"
+        write_at(path, size, pieces)
+        data = path.read_bytes()
+        found = runs_of(path)
+        kept = bytearray(len(data))
+        end = -1
+        for offset, length in found:
+            assert offset > end
+            assert length > 0
+            kept[offset : offset + length] = data[offset : offset + length]
+            end = offset + length
+        assert end <= len(data)
+        assert bytes(kept) == data
+
+
+def test_a_file_system_that_does_not_tell_holes_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_at(tmp_path / "sparse", 4 * UNIT, {})
+
+    def refuse(*_: object) -> int:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "lseek", refuse)
+    assert runs_of(tmp_path / "sparse") == [(0, 4 * UNIT)]
+
+
+def test_a_file_cut_while_its_holes_are_sought_ends_the_search(tmp_path: Path) -> None:
+    write_at(tmp_path / "sparse", 64 * UNIT, {n * 4 * UNIT: b"x" for n in range(16)})
+    with reader_of(tmp_path, "sparse") as reader:
+        runs = reader.data_runs()
+        assert next(runs) == (0, UNIT)
+        os.truncate(tmp_path / "sparse", 8 * UNIT)
+        rest = list(runs)
+    assert all(0 < offset < 64 * UNIT for offset, _ in rest)
+
+
+def test_a_file_over_4_gib_keeps_its_far_end(tmp_path: Path) -> None:
+    size = (5 << 30) + 3
+    write_at(tmp_path / "far", size, {size - 3: b"end"})
+    with reader_of(tmp_path, "far") as reader:
+        runs = list(data_runs(reader.descriptor, reader.info))
+        assert sum(length for _, length in runs) <= UNIT + 3
+        buffer = memoryview(bytearray(3))
+        assert reader.read_into(buffer, size - 3) == 3
+    assert bytes(buffer) == b"end"
+    assert HandClock(1).now_ns() == 1
+    assert reading.signature_of(os.stat(tmp_path / "far")).size == size

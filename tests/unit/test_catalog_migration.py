@@ -1,0 +1,122 @@
+"""The tables as migrations make them, and what happens with catalogs of other versions."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from holdfast_contract.errors import Conflict
+from holdfast_server.catalog import events, migrate
+from holdfast_server.catalog.connection import Catalog, open_catalog
+from holdfast_server.catalog.schema import metadata
+from tests.support.uploads import TickingClock
+
+LATER = '''"""Later."""
+import sqlalchemy as sa
+from alembic import op
+revision = "0002"
+down_revision = "0001"
+def upgrade():
+    op.create_table("later", sa.Column("key", sa.Integer(), primary_key=True))
+    {trouble}
+'''
+
+
+def opened(folder: Path) -> Catalog:
+    return open_catalog("sqlite:", folder, TickingClock())
+
+
+def add_migration(folder: Path, patch: pytest.MonkeyPatch, trouble: str = "") -> None:
+    """Let the product know of one migration more."""
+    scripts = folder / "migrations"
+    shutil.copytree(migrate._SCRIPTS, scripts, dirs_exist_ok=True)
+    (scripts / "versions" / "0002_later.py").write_text(LATER.format(trouble=trouble))
+    patch.setattr(migrate, "_SCRIPTS", scripts)
+
+
+def tables(path: Path) -> set[str]:
+    connection = sqlite3.connect(path)
+    rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    connection.close()
+    return {row[0] for row in rows}
+
+
+def test_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
+    catalog = opened(tmp_path)
+    with catalog._writer.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    catalog.close()
+
+
+def test_indexes_and_options_of_tables_are_those_of_the_code(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    wanted = {
+        "chunks": "WITHOUT ROWID",
+        "session_ids": "WITHOUT ROWID",
+        "commit_log": "WITHOUT ROWID",
+        "leave_log": "WITHOUT ROWID",
+        "clients": "AUTOINCREMENT",
+        "ix_chunks_damaged": "WHERE state = 4",
+        "uq_snapshots_client_key_seq": "UNIQUE",
+    }
+    connection = sqlite3.connect(tmp_path / "catalog.sqlite")
+    found = dict(connection.execute("SELECT name, sql FROM sqlite_master").fetchall())
+    connection.close()
+    assert {name: option in found[name] for name, option in wanted.items()} == dict.fromkeys(
+        wanted, True
+    )
+
+
+def test_a_new_catalog_needs_no_copy(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    assert [path.name for path in tmp_path.iterdir()] == ["catalog.sqlite"]
+
+
+def test_an_older_catalog_is_copied_and_migrated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    catalog = opened(data)
+    events.add(catalog, "test", "before")
+    catalog.close()
+    add_migration(tmp_path, monkeypatch)
+    catalog = opened(data)
+    assert [event.message for event in events.listed(catalog)] == ["before"]
+    catalog.close()
+    assert "later" in tables(data / "catalog.sqlite")
+    assert "later" not in tables(data / "catalog.sqlite.before-0002")
+    assert "events" in tables(data / "catalog.sqlite.before-0002")
+
+
+def test_a_migration_that_fails_leaves_the_catalog_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    opened(data).close()
+    add_migration(tmp_path, monkeypatch, trouble="raise ArithmeticError")
+    with pytest.raises(ArithmeticError):
+        opened(data)
+    assert "later" not in tables(data / "catalog.sqlite")
+    monkeypatch.undo()
+    opened(data).close()
+
+
+def test_a_newer_catalog_is_refused_and_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    add_migration(tmp_path, monkeypatch)
+    opened(data).close()
+    monkeypatch.undo()
+    with pytest.raises(Conflict, match="newer version"):
+        opened(data)
+    assert "later" in tables(data / "catalog.sqlite")
