@@ -7,6 +7,7 @@ Exit: 0 done; 1 failed; 2 wrong usage; 3 restored, but not all of it exactly; 10
 11 the target is in use; 12 wrong key; 13 damage: named, and everything else is restored.
 """
 # ruff: noqa: D101, D102, D103 - what format.md does not say stands beside the name
+# fmt: off - one blank line between functions keeps the promise of at most 500 lines
 
 from __future__ import annotations
 
@@ -33,15 +34,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 EXAMPLE = "example: format_reader.py /srv/store shop.key restore 3f9a2c /mnt/out --path /data/a"
 MIB, ZERO, ONES = 1 << 20, bytes(32), b"\xff" * 32
-CONTENT, TREE, REPORT = 1, 2, 3  # types of chunks
+CONTENT, TREE, REPORT, IMPLIED, SKIPPED = 1, 2, 3, 2, 4  # types of chunks; flags of entries
 FILE, DIRECTORY, SYMLINK = 1, 2, 3  # types of entries; then FIFO, socket and devices:
 NODES = {4: 0o010600, 5: 0o140600, 6: 0o020600, 7: 0o060600}
-IMPLIED, SKIPPED = 2, 4  # flags of entries
 FOLDER, HANDLE = os.O_DIRECTORY | os.O_NOFOLLOW, os.O_PATH | os.O_NOFOLLOW
 Extent = namedtuple("Extent", "chunk offset length")  # chunk ZERO: a hole
-Entry = namedtuple(
-    "Entry", "name kind mode size mtime ctime inode flags owner digest extents extra"
-)
+Entry = namedtuple("Entry", "name kind mode size mtime ctime inode flags owner hash extents extra")
 # The keys of every map: bodies, then the records of the journal (beside their time_ns).
 MAPS = """HFID=domain client lineage heads sign_key box_key previous reason time_ns;
     HFDM=domain name revision created_ns chunker small_file_bytes_max share_references key_check
@@ -50,34 +48,31 @@ MAPS = """HFID=domain client lineage heads sign_key box_key previous reason time
     epoch_new files dirs bytes bytes_new result consistency report agent_version;
     report=kind rows more; extra=xattrs link target device spill xattr_blocks; store=store_id;
     domain=domain name object revision; identity=domain client object identity; deletion=objects;
-    commit=domain client snapshot seq manifest refs; forget=domain snapshot; pin=domain snapshot;
-    undelete=domain snapshot; purge=domain snapshot; unpin=domain snapshot;
-    tag=domain snapshot tags; damaged=domain chunk object offset;
-    quarantine=domain client since_ns"""
-KEYS = {name: set(keys.split()) for name, keys in re.findall(r"(\w+)=([^;]+)", MAPS)}
+    commit=domain client snapshot seq manifest refs; damaged=domain chunk object offset;
+    tag=domain snapshot tags; quarantine=domain client since_ns; forget undelete purge pin
+    unpin=domain snapshot"""
+TABLE = [row.split("=") for row in MAPS.split(";")]
+KEYS = {name: set(keys.split()) for names, keys in TABLE for name in names.split()}
+ULID = re.compile("[0-9A-HJKMNP-TV-Z]{26}")
 # MessagePack tags: values; numbers; and what has a count: (type, the number that follows).
 SCALARS = {0xC0: None, 0xC2: False, 0xC3: True} | {n & 0xFF: n for n in range(-32, 128)}
 NUMBERS = dict(zip(range(0xCC, 0xD4), "BHIQbhiq", strict=True))
-COUNTED = {n: (dict if n < 0x90 else list if n < 0xA0 else str, "") for n in range(0x80, 0xC0)}
-COUNTED |= {0xC4: (bytes, "B"), 0xC5: (bytes, "H"), 0xC6: (bytes, "I"), 0xDE: (dict, "H")}
-COUNTED |= {0xD9: (str, "B"), 0xDA: (str, "H"), 0xDB: (str, "I"), 0xDC: (list, "H")}
-COUNTED |= {0xDD: (list, "I"), 0xDF: (dict, "I")}
+COUNTED: Any = {n: (dict if n < 144 else list if n < 160 else str, "") for n in range(128, 192)}
+COUNTED |= {0xC4: (bytes, "B"), 0xC5: (bytes, "H"), 0xC6: (bytes, "I"), 0xD9: (str, "B"),
+            0xDA: (str, "H"), 0xDB: (str, "I"), 0xDC: (list, "H"), 0xDD: (list, "I"),
+            0xDE: (dict, "H"), 0xDF: (dict, "I")}
 # What reading raises: wrong bytes ValueError, too few struct.error, an absent object OSError, ...
-STORED = (ValueError, struct.error, ArithmeticError, LookupError, TypeError, OSError)
-BROKEN = (*STORED, InvalidSignature, InvalidTag, zstandard.ZstdError)
-
+BROKEN = (ValueError, struct.error, ArithmeticError, LookupError, TypeError, OSError,
+          InvalidSignature, InvalidTag, zstandard.ZstdError)
 
 def require(fact: bool, why: str) -> None:
     if not fact:
         raise ValueError(why)
 
-
 def body_of(data: bytes, keys: str = "") -> Any:  # the MessagePack value that `data` is
     stream = io.BytesIO(data)
-
     def number(code: str) -> int:
         return int(struct.unpack(">" + code, stream.read(struct.calcsize(code)))[0])
-
     def value(depth: int) -> Any:
         tag = number("B")
         if tag in SCALARS:
@@ -96,17 +91,10 @@ def body_of(data: bytes, keys: str = "") -> Any:  # the MessagePack value that `
         found = {value(depth + 1): value(depth + 1) for _ in range(count)}
         require(len(found) == count, "MessagePack key that stands twice")
         return found
-
     body = value(0)
     require(not stream.read(1), "bytes behind a MessagePack value")
     require(not keys or body.keys() == KEYS[keys], "map with other keys")
     return body
-
-
-def frame_of(chunk_id: bytes, length: int) -> bytes:  # the 48 bytes before a sealed chunk
-    frame = struct.pack("<4sI32s", b"HFFR", length, chunk_id)
-    return frame + blake3(frame).digest(8)
-
 
 class Keys:  # what the key file holds, and what follows from it
     def __init__(self, line: str) -> None:
@@ -115,8 +103,8 @@ class Keys:  # what the key file holds, and what follows from it
         epochs = dict(struct.iter_unpack("<I32s", raw[34:-8]))
         check = blake3(b"holdfast/1/key-material" + self.domain + raw[:-8]).digest(8)
         require(word == "holdfast-key-1" and domain == self.domain.hex(), "other first words")
-        require(check == raw[-8:] and list(epochs) == sorted(epochs), "damaged")
-        require(raw[32:34] == len(epochs).to_bytes(2, "little") > b"\0\0", "number of epochs")
+        is_sorted = list(epochs) == sorted(epochs) and raw[32:34] == struct.pack("<H", len(epochs))
+        require(check == raw[-8:] and is_sorted and bool(epochs), "damaged")
         self.chunk_id, self.check = self.derive(raw, b"chunk-id"), self.derive(raw, b"key-check")
         self.digest, self.mac = self.derive(raw, b"content-id"), self.derive(raw, b"manifest")
         self.data = {e: self.derive(epochs[e], b"data" + struct.pack("<I", e)) for e in epochs}
@@ -127,8 +115,8 @@ class Keys:  # what the key file holds, and what follows from it
 
     def open(self, chunk_id: bytes, kind: int, sealed: bytes) -> bytes:
         known, flags, epoch, salt, com = struct.unpack("<7sBI16s32s", sealed[:60])
-        require(known == b"HFCK\1\1" + bytes([kind]) and flags < 2, "unknown header, or its type")
-        require(epoch in self.data, f"sealed with epoch {epoch}, which the key file lacks")
+        is_known = known == b"HFCK\1\1" + bytes([kind]) and flags < 2
+        require(is_known and epoch in self.data, f"unknown header or type, or no epoch {epoch}")
         context = b"holdfast/1/chunk" + struct.pack("<I", epoch) + chunk_id + salt
         derived = hmac.digest(self.data[epoch], context, "sha512")
         require(hmac.compare_digest(derived[32:], com), "key commitment differs")
@@ -149,23 +137,24 @@ class Keys:  # what the key file holds, and what follows from it
         require(is_same and len(plaintext) == plain_len, "chunk id, or length, differs")
         return plaintext
 
-
 class Store:  # a store directory, as the holder of one domain's key sees it
     def __init__(self, root: str, keys: Keys) -> None:
-        self.root, self.keys, self.told, self.is_proven = root, keys, set[Any](), False
+        self.root, self.keys, self.told, self.is_proven = root, keys, dict[str, str](), False
         self.copies, self.chunk = dict[bytes, list[Any]](), lru_cache(maxsize=24)(self.open_first)
         self.journal = [(k, r) for k, r in self.records() if r.get("domain") == keys.domain]
         self.is_torn = bool(self.told)
-        domains = self.bodies("domain", "domains", b"HFDM").values()
+        domains = self.bodies("domain", "domains", b"HFDM")
         self.identities = self.bodies("identity", "identities", b"HFID")
-        sizes = sorted((body["revision"], body["small_file_bytes_max"]) for body in domains)
-        self.small_file_bytes_max = sizes[-1][1] if sizes else 0
+        sizes = [(body["revision"], body["small_file_bytes_max"]) for body in domains.values()]
+        self.small_max = max(sizes, default=(0, 0))[1]
+        require(self.is_proven, "the key opens nothing here: it is of another domain")
 
     def tell(self, kind: str, name: str | bytes, why: object) -> None:  # each finding once
         shown = name if isinstance(name, str) else repr(os.fsdecode(name))
-        if (kind, shown, str(why)) not in self.told:
-            print(f"{kind}: {shown}: {str(why) or repr(why)}", file=sys.stderr)
-        self.told.add((kind, shown, str(why)))
+        line = f"{kind}: {shown}: {str(why) or repr(why)}"
+        if line not in self.told:
+            print(line, file=sys.stderr)
+        self.told[line] = kind
 
     @contextmanager
     def telling(self, name: str | bytes) -> Iterator[None]:  # damage ends the block, and is told
@@ -180,15 +169,15 @@ class Store:  # a store directory, as the holder of one domain's key sees it
             return file.read(length)
 
     def name(self, folder: str, ulid: str) -> str:
-        require(re.fullmatch("[0-9A-HJKMNP-TV-Z]{26}", ulid) is not None, "no ULID")
+        require(ULID.fullmatch(ulid) is not None, "no ULID")
         return f"{folder}/{self.keys.domain.hex()}/{ulid}"
 
     def names(self, folder: str, kind: str = "", key: str = "object") -> list[str]:
-        """Return the domain's objects in a folder: those of the journal, or all if it is torn."""
         path = os.path.join(self.root, folder, self.keys.domain.hex())
-        stored = os.listdir(path) if os.path.isdir(path) and (self.is_torn or not kind) else []
-        ulids = {*stored, *(record[key] for of, record in self.journal if of == kind)}
-        return sorted(self.name(folder, ulid) for ulid in ulids if len(ulid) == 26)
+        ulids = {str(record[key]) for of, record in self.journal if of == kind}
+        if os.path.isdir(path) and (self.is_torn or not kind):  # what the journal did not keep
+            ulids |= set(os.listdir(path))
+        return sorted(self.name(folder, ulid) for ulid in ulids if ULID.fullmatch(ulid))
 
     def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
         after: Any = None
@@ -234,12 +223,11 @@ class Store:  # a store directory, as the holder of one domain's key sees it
             with self.telling(f"{name} {commit.get('client', '')}"):
                 data = self.read(name)
                 body, digest = self.authentic(data, b"HFMF", "manifest", 64), blake3(data).digest()
-                identity = self.identities[body["identity"]]
-                require(identity["client"] == body["client"], "signed by another client")
+                identity = self.identities.get(body["identity"], {"client": "nobody known"})
+                require(identity["client"] == body["client"], f"signed by {identity['client']}")
                 signed = b"holdfast/1/manifest-signature" + data[8:-64]
                 Ed25519PublicKey.from_public_bytes(identity["sign_key"]).verify(data[-64:], signed)
-                same = {"snapshot": digest, "client": body["client"], "seq": body["seq"]}
-                require(not commit or commit == commit | same, "not what the journal names")
+                require(commit.get("snapshot", digest) == digest, "not what the journal names")
                 found |= {digest.hex(): (body, commit)} if digest not in gone else {}
         return found
 
@@ -254,9 +242,9 @@ class Store:  # a store directory, as the holder of one domain's key sees it
             base_set = blake3(b"".join(sorted(before))).digest()
         require(before.isdisjoint(new) and before.issuperset(old), "difference to another base")
         whole = before - old | new
-        refs_set = blake3(b"".join(sorted(whole))).digest()
         head = struct.pack("<4sBBH16s", b"HFRF", 1, kind, 0, self.keys.domain)
-        head += struct.pack("<32sQ26s6x32s", refs_set, len(whole), base * (kind - 1), base_set)
+        head += blake3(b"".join(sorted(whole))).digest()
+        head += struct.pack("<Q26s6x32s", len(whole), base * (kind - 1), base_set)
         head += struct.pack("<QQ", len(new), len(old)) + b"".join(sorted(new) + sorted(old))
         require(data == head + blake3(head).digest(), "header, order, refs_set or hash differs")
         return whole
@@ -277,9 +265,8 @@ class Store:  # a store directory, as the holder of one domain's key sees it
         header, footer = self.read(pack, 0, 24), self.read(pack, size - 40 - length, length)
         require(blake3(header + footer).digest() == digest, "hash of the footer differs")
         entries = list(struct.iter_unpack("<32s32sIIIB3s", footer[8:]))
-        known = header + footer[:8]
-        count = struct.pack("<I", len(entries))
-        require(known == b"HFPK\1\0\0\0" + self.keys.domain + b"HFFT" + count, "unknown header")
+        start = b"HFPK\1\0\0\0" + self.keys.domain + b"HFFT" + struct.pack("<I", len(entries))
+        require(header + footer[:8] == start, "unknown header, or another domain's")
         require(len({entry[0] for entry in entries}) == len(entries) <= 65536, "an id stands twice")
         ends = [24, *(offset + length for _, _, offset, length, *_ in entries)]
         frames = [*(e[2] - 48 for e in entries if e[6] == bytes(3)), size - 40 - len(footer)]
@@ -290,7 +277,7 @@ class Store:  # a store directory, as the holder of one domain's key sees it
         data = self.read(pack)
         found = re.finditer(b"(?s)HFFR(?=(.{4})(.{32}))", data)
         heads = [(f[2], None, f.start() + 48, int.from_bytes(f[1], "little")) for f in found]
-        return [e for e in heads if data[e[2] - 48 : e[2]] == frame_of(e[0], e[3])]
+        return [e for e in heads if blake3(data[e[2] - 48 : e[2] - 8]).digest(8) == data[e[2] - 8 : e[2]]]
 
     def open_first(self, chunk_id: bytes, kind: int) -> bytes:  # of its copies, one that opens
         for pack, entry in self.copies.get(chunk_id, []):
@@ -300,28 +287,41 @@ class Store:  # a store directory, as the holder of one domain's key sees it
                 sealed, epoch = framed[48:], int.from_bytes(framed[56:60], "little")
                 plaintext, hashed = self.keys.open(chunk_id, kind, sealed), blake3(sealed).digest()
                 says = (chunk_id, hashed, offset, length, epoch, kind, bytes(3))
-                if framed[:48] != frame_of(chunk_id, length) or (entry[1] and entry != says):
+                frame = struct.pack("<4sI32s", b"HFFR", length, chunk_id)
+                frame += blake3(frame).digest(8)
+                if framed[:48] != frame or (entry[1] and entry != says):
                     self.tell("damaged", f"{pack} at {offset}", "frame or footer differs")
                 return plaintext
         raise ValueError(f"no good copy of chunk {chunk_id.hex()}")
 
+def check(entry: Entry) -> Entry:
+    name, kind, extra, is_skipped = entry.name, entry.kind, entry.extra, entry.flags & SKIPPED
+    is_name = type(name) is bytes and 1 <= len(name) <= 255 and name not in (b".", b"..")
+    require(is_name and not set(b"\0/") & set(name), "forbidden name")
+    is_known = all(type(n) is int for n in entry[1:8]) and 1 <= kind <= 7 and entry.size >= 0
+    require(is_known and 0 <= entry.mode <= 0o7777 and 0 <= entry.flags < 8, "unknown entry")
+    require(kind == DIRECTORY or not entry.flags & IMPLIED, "implied, and no directory")
+    require(kind <= DIRECTORY or not entry.extents, "content of what has none")
+    require(len(entry.hash) in ((0, 32) if kind == FILE and entry.size <= 64 * MIB else (0,)), "hash")
+    is_extra = extra.keys() <= KEYS["extra"] and extra.get("spill", 1) in (1, 2)
+    require(is_extra and (is_skipped or (kind == SYMLINK) == ("target" in extra)), "extra")
+    return entry
 
 class Tree:  # walks the tree of one snapshot, and restores what is wanted of it
     def __init__(self, store: Store, body: dict[str, Any], wanted: bytes, target: int) -> None:
         self.store, self.body, self.wanted, self.target = store, body, wanted, target
         self.left, self.groups = {k: body[k] for k in ("files", "dirs", "bytes")}, set[bytes]()
-        self.reached, self.is_met = set[bytes](body["report"]), False
-        self.links = dict[Any, bytes]()  # where a hard-link group has its first name
+        self.left["dirs"] += sum(path.count(b"/") for path in body["paths"])  # the implied ones
+        self.reached, self.is_met, self.links = set[bytes](body["report"]), False, dict[Any, Any]()
 
     def bytes_of(self, extent: Extent, kind: int) -> bytes:
         plaintext = self.store.chunk(extent.chunk, kind)
         require(extent.offset + extent.length <= len(plaintext), "extent outside its chunk")
         return plaintext[extent.offset : extent.offset + extent.length]
 
+    # The extent that the page or block `at` names: ZERO is a hole, ONES is its own chunk.
     def extent(self, at: Extent, chunk: bytes, offset: int, length: int) -> Extent:
-        """Return an extent that the page or block `at` names: ZERO a hole, ONES its own chunk."""
-        require(offset >= 0 and length >= 1, "extent before its chunk, or empty")
-        require(chunk != ZERO or offset == 0, "hole with an offset")
+        require(offset >= 0 and length >= 1 and (chunk != ZERO or offset == 0), "no extent")
         require(chunk != ONES or offset + length <= at.offset, "extent not before its own page")
         chunk = at.chunk if chunk == ONES else chunk
         self.reached |= {chunk} - {ZERO}
@@ -343,41 +343,26 @@ class Tree:  # walks the tree of one snapshot, and restores what is wanted of it
         require(magic == b"HFPG\1\0\0\0" and len(data) == ids_end + content_len, "unknown page")
         ids = [data[i : i + 32] for i in range(ids_at, ids_end, 32)]
         used, entries, chunks = set[int](), list[Entry](), [*ids, ONES, ZERO]
-
         def extents(flat: list[int]) -> list[Extent]:
             triples = list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
             require(all(-2 <= index < count for index, _, _ in triples), "extent of no chunk")
             used.update(index for index, _, _ in triples)
             return [self.extent(at, chunks[index], *part) for index, *part in triples]
-
         owners, contents = body_of(data[ids_end:])
-        for stats, (owner, digest, flat, more) in zip(
-            body_of(data[20:ids_at]), contents, strict=True
-        ):
+        for stats, content in zip(body_of(data[20:ids_at]), contents, strict=True):
+            owner, content_id, flat, more = content
             extra = {"xattr_blocks": [], **(more or {})}
             extra["xattr_blocks"] = extents(extra["xattr_blocks"])
-            entries.append(Entry(*stats, owners[owner], digest, extents(flat), extra))
-            self.check(entries[-1])
+            entry = Entry._make([*stats, owners[owner], content_id, extents(flat), extra])
+            entries.append(check(entry))
         names = [entry.name for entry in entries]
         require(names == sorted(set(names)), "names not sorted")
         require(len(used - {-1, -2}) == len(set(ids)) == count, "an id twice, or never named")
         return entries
 
-    def check(self, entry: Entry) -> None:
-        name, kind, extra = entry.name, entry.kind, entry.extra
-        require(type(name) is bytes and 1 <= len(name) <= 255, "name")
-        require(name not in (b".", b"..") and not set(b"\0/") & set(name), "forbidden name")
-        require(all(type(n) is int for n in entry[1:8]) and entry.size >= 0, "number")
-        require(1 <= kind <= 7 and 0 <= entry.mode <= 0o7777, "unknown type or mode")
-        require(0 <= entry.flags < 8 and (kind <= DIRECTORY or not entry.extents), "flag, content")
-        require(len(entry.digest) in ((0, 32) if kind == FILE else (0,)), "content id")
-        require(extra.keys() <= KEYS["extra"] and extra.get("spill", 1) in (1, 2), "extra")
-        require((kind == SYMLINK) == ("target" in extra), "target")
-
     def block(self, at: Extent, kind: int) -> bytes:
         data = self.bytes_of(at, TREE)
-        header = struct.pack("<4sBBHI", b"HFBK", 1, kind, 0, len(data) - 12)
-        require(data[:12] == header, "unknown block")
+        require(data[:12] == struct.pack("<4sBBHI", b"HFBK", 1, kind, 0, len(data) - 12), "block")
         return data[12:]
 
     def content(self, entry: Entry) -> list[Extent]:  # of a file; of a directory its pages
@@ -387,26 +372,19 @@ class Tree:  # walks the tree of one snapshot, and restores what is wanted of it
             records = [(at, r) for at, body in bodies for r in struct.iter_unpack("<32sIQ", body)]
             extents = [self.extent(at, *record) for at, record in records]
         is_read = entry.kind == FILE and not entry.flags & SKIPPED
-        require(
-            not is_read or sum(e.length for e in extents) == entry.size, "lengths miss the size"
-        )
+        require(not is_read or sum(e.length for e in extents) == entry.size, "another size")
         return extents
 
     def count(self, entry: Entry, path: bytes) -> None:
-        is_folder, group = entry.kind == DIRECTORY, entry.extra.get("link")
-        if entry.flags & IMPLIED:
-            is_above = any(named.startswith(path + b"/") for named in self.body["paths"])
-            require(is_folder and is_above, "implied, and above no path")
-        else:
-            self.left["dirs" if is_folder else "files"] -= 1
-        if entry.kind == FILE and not entry.flags & SKIPPED and group not in self.groups:
+        kind, group = entry.kind, entry.extra.get("link")
+        self.left["dirs" if kind == DIRECTORY else "files"] -= 1
+        if kind == FILE and not entry.flags & SKIPPED and group not in self.groups:
             self.left["bytes"] -= entry.size
         self.groups |= {group} - {None}
         is_within = min(self.left.values()) >= 0 and path.count(b"/") <= 4096
-        require(is_within, "the tree is larger or deeper than may be: the walk ends")
+        require(is_within, "more, or deeper, than the manifest says: the walk ends")
 
-    def walk(self, path: bytes, folder: int, extents: list[Extent]) -> None:
-        """Read everything below `path`; make in `folder` (-1: nowhere) what is wanted."""
+    def walk(self, path: bytes, folder: int, extents: list[Extent]) -> None:  # folder -1: nowhere
         for entry in self.pages(extents, path):
             at, below, content = path + b"/" + entry.name, -1, list[Extent]()
             self.count(entry, at)
@@ -425,9 +403,8 @@ class Tree:  # walks the tree of one snapshot, and restores what is wanted of it
                 self.finish(below, at, entry)
 
     def make(self, folder: int, path: bytes, entry: Entry, content: list[Extent]) -> int:
-        """Make one entry and return a descriptor of it, or -1 when it is complete."""
         name, extra, kind = entry.name, entry.extra, entry.kind
-        same = (extra.get("link"), kind, entry.size, entry.mtime, entry.digest)
+        same = (extra.get("link"), kind, entry.size, entry.mtime, entry.hash)
         if same in self.links:
             first, source = self.links[same].split(b"/")[1:], os.dup(self.target)
             for part in first[:-1]:
@@ -455,11 +432,10 @@ class Tree:  # walks the tree of one snapshot, and restores what is wanted of it
                     data = b"" if part.chunk == ZERO else self.bytes_of(part, CONTENT)
                     file.seek(part.length - len(data), os.SEEK_CUR)
                     file.write(data)
-                    hasher.update(data or bytes(part.length if entry.digest else 0))
+                    hasher.update(data or bytes(part.length if entry.hash else 0))
                 file.truncate(entry.size)
-                is_small = 0 < entry.size <= self.store.small_file_bytes_max
-                allowed = {hasher.digest()} if is_small else {hasher.digest(), b""}
-                require(entry.digest in allowed, "content id differs, or is missing")
+                right = [hasher.digest(), b""][: 1 if 0 < entry.size <= self.store.small_max else 2]
+                require(entry.hash in right, "content id differs, or is missing")
             except BROKEN:
                 os.unlink(entry.name, dir_fd=folder)
                 raise
@@ -481,32 +457,27 @@ class Tree:  # walks the tree of one snapshot, and restores what is wanted of it
                 self.store.tell("not exact", path, f"{step.func.__name__}: {why}")
         os.close(fd)
 
-
-def restore(store: Store, body: Any, commit: Any, target: int, wanted: bytes) -> None:
-    sys.setrecursionlimit(20_000)  # directories may lie 4,096 deep
-    store.index()
-    tree = Tree(store, body, wanted, target)
-    with store.telling("report"):
-        for chunk_id in body["report"]:
-            for name, reason, message in body_of(store.chunk(chunk_id, REPORT), "report")["rows"]:
-                store.tell("left out by the backup", name, f"{reason}: {message}")
-    with store.telling("tree"):
-        root = [tree.extent(Extent(ONES, 0, 0), *part) for part in body["tree"]]
-        tree.walk(b"", target, root)
-    if not tree.is_met:
-        store.tell("not found", wanted, "the snapshot has no such path")
-    with store.telling("refs"):
-        named = [store.name("refs", commit["refs"])] if commit else store.names("refs")
-        same = [name for name in named if store.read(name, 24, 32) == body["refs_set"]]
-        require(bool(same), "no refs object of this refs_set")
-        refs, is_whole = store.refs(same[0]), not any(t[0] == "damaged" for t in store.told)
-        require(tree.reached <= refs and len(refs) == body["refs_count"], "ids are missing")
-        require(not is_whole or refs == tree.reached, "ids that the tree does not name")
-
+    def restore(self, commit: Any) -> None:
+        sys.setrecursionlimit(20_000)  # directories may lie 4,096 deep
+        store, body = self.store, self.body
+        with store.telling("report"):
+            for chunk_id in body["report"]:
+                for name, *why in body_of(store.chunk(chunk_id, REPORT), "report")["rows"]:
+                    store.tell("left out by the backup", name, ": ".join(why))
+        with store.telling("tree"):
+            root = [self.extent(Extent(ONES, 0, 0), *part) for part in body["tree"]]
+            self.walk(b"", self.target, root)
+        if not self.is_met:
+            store.tell("not found", self.wanted, "the snapshot has no such path")
+        with store.telling("refs"):
+            named = [store.name("refs", commit["refs"])] if commit else store.names("refs")
+            same = [name for name in named if store.read(name, 24, 32) == body["refs_set"]]
+            refs, is_whole = store.refs(same[0]), "damaged" not in store.told.values()
+            require(self.reached <= refs and len(refs) == body["refs_count"], "ids are missing")
+            require(not is_whole or refs == self.reached, "ids that the tree does not name")
 
 def main(argv: list[str] | None = None) -> int:
-    style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE, formatter_class=style)
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("store", help="the store's directory")
     parser.add_argument("key_file", help="the key file of a domain")
     parser.add_argument("command", choices=["list", "restore"])
@@ -522,28 +493,25 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as why:
         parser.exit(10, f"error: {why}\n")
     except BROKEN as why:
-        parser.exit(12, f"error: {options.key_file} is no key file: {why}\n")
-    if not store.is_proven:
-        parser.exit(12, "error: the key opens nothing here: it is of another domain\n")
+        parser.exit(12, f"error: {options.key_file}: {why}\n")
     found = {k: v for k, v in store.snapshots().items() if k.startswith(options.snapshot)}
     if options.command == "list" or len(found) != 1:
         for snapshot, (body, commit) in found.items():
             time = datetime.fromtimestamp(commit.get("time_ns", 0) // 10**9, UTC).isoformat()
             paths = " ".join(repr(os.fsdecode(path)) for path in body["paths"])
             print(snapshot, body["client"], body["seq"], time, body["result"], body["files"], paths)
-    if options.command == "restore":
-        if len(found) != 1:
-            parser.exit(10, f"error: {len(found)} snapshots begin with '{options.snapshot}'\n")
+    if options.command == "restore" and len(found) != 1:
+        store.tell("not found", options.snapshot, f"{len(found)} snapshots begin so")
+    elif options.command == "restore":
         os.makedirs(options.target, exist_ok=True)
         if os.listdir(options.target):
             parser.exit(11, f"error: {options.target} is not empty\n")
         body, commit = found.popitem()[1]
+        store.index()
         wanted = os.fsencode(options.path).rstrip(b"/")
-        restore(store, body, commit, os.open(options.target, FOLDER), wanted)
-    kinds = {kind for kind, _, _ in store.told}
+        Tree(store, body, wanted, os.open(options.target, FOLDER)).restore(commit)
     codes = {"damaged": 13, "not found": 10, "not restored": 3, "not exact": 3}
-    return next((code for kind, code in codes.items() if kind in kinds), 0)
-
+    return max((codes.get(kind, 0) for kind in store.told.values()), default=0)
 
 if __name__ == "__main__":
     sys.exit(main())

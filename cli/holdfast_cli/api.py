@@ -64,7 +64,9 @@ class Api:
         """Delete what `path` names."""
         self.http.call("DELETE", path)
 
-    def rows(self, path: str, kind: type[_T], *, most: int = 0, **query: object) -> Iterator[_T]:
+    def rows(
+        self, path: str, kind: type[_T], *, most: int = 0, **query: str | int | None
+    ) -> Iterator[_T]:
         """Yield the rows of a paged list, at most `most` of them (0: all)."""
         after: str | None = None
         count = 0
@@ -112,8 +114,6 @@ def _with_query(path: str, query: dict[str, object]) -> str:
 
 
 def _decoded(data: bytes, kind: type[_T]) -> _T:
-    if kind is type(None):
-        return None  # type: ignore[return-value]
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:

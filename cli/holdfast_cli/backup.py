@@ -29,6 +29,7 @@ def register(group: click.Group) -> None:
     @click.option("--detach", is_flag=True, help="print the job's id and do not wait")
     def backup(
         session: Session,
+        *,
         clients: tuple[str, ...],
         paths: tuple[str, ...],
         excludes: tuple[str, ...],

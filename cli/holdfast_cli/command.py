@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +22,7 @@ class Session:
     """One run of the command."""
 
     loaded: Loaded
+    environ: Mapping[str, str]
     as_json: bool
     quiet: bool
     verbose: bool
@@ -133,4 +133,5 @@ def _session(given: dict[str, Any]) -> Session:
     for name in switches:
         switches[name] = bool(given.pop(name, False) or outer.get(name))
     as_json = bool(given.pop("as_json", False))
-    return Session(load_settings(flags, os.environ), as_json=as_json, **switches)
+    environ: Mapping[str, str] = click.get_current_context().find_root().obj
+    return Session(load_settings(flags, environ), environ, as_json=as_json, **switches)

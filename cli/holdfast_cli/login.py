@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -30,7 +29,7 @@ def register(group: click.Group) -> None:
         """
         place = session.place
         status = Api(place).get("/v1/status", StatusRow)
-        path: Path = save_context(os.environ, name, place)
+        path: Path = save_context(session.environ, name, place)
         if session.as_json:
             print_json({"context": name, "server": place.server, "file": str(path)})
         else:

@@ -14,7 +14,6 @@ from typing import Any, BinaryIO
 
 import click
 import msgspec
-from holdfast_agent.jobs.queries import answer_query
 
 from holdfast_cli.api import path_argument
 from holdfast_cli.command import Session, command
@@ -129,6 +128,8 @@ def _rows(
 def _opened_here(
     session: Session, kind: str, parts: list[Part], *, recursive: bool = False, pattern: str = ""
 ) -> Iterator[bytes]:
+    from holdfast_agent.jobs.queries import answer_query  # only where data is opened here
+
     text = session.key_text()
     assert text is not None
     cancel = Interrupt()

@@ -33,7 +33,7 @@ INTERRUPTED = 130
 @click.version_option(VERSION, prog_name="holdfast")
 @connection_options
 def cli(**_: object) -> None:
-    """Back up, browse and restore Kubernetes workloads.
+    r"""Back up, browse and restore Kubernetes workloads.
 
     \b
     First steps, on the server's own host:
@@ -71,7 +71,9 @@ def main() -> int:
     """Run the command; return its exit code."""
     as_json = "--json" in sys.argv[1:]
     try:
-        result = cli.main(args=sys.argv[1:], prog_name="holdfast", standalone_mode=False)
+        result = cli.main(
+            args=sys.argv[1:], prog_name="holdfast", standalone_mode=False, obj=os.environ
+        )
         return result if isinstance(result, int) else 0
     except click.exceptions.Abort:
         return INTERRUPTED

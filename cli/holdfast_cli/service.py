@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from holdfast_cli.command import Commands, Session, command
@@ -69,9 +67,9 @@ def register(group: click.Group) -> None:
     @command(config, "show", example="holdfast config show")
     def show(session: Session) -> int:
         """Print every setting and where it came from."""
-        own = program(os.environ)
-        file = choose_config_file(flags={}, environ=os.environ, usual_path=own.config_path)
-        settings = load(own.table, flags={}, environ=os.environ, file=file)
+        own = program(session.environ)
+        file = choose_config_file(flags={}, environ=session.environ, usual_path=own.config_path)
+        settings = load(own.table, flags={}, environ=session.environ, file=file)
         if session.as_json:
             print_json(show_json(own, settings))
         else:

@@ -29,8 +29,17 @@ def register(group: click.Group) -> None:
         latest: int | None,
     ) -> int:
         """List snapshots, oldest first."""
-        query = {"client": client, "since": since, "until": until, "tag": tag, "latest": latest}
-        rows = list(session.api.rows("/v1/snapshots", SnapshotRow, **query))
+        rows = list(
+            session.api.rows(
+                "/v1/snapshots",
+                SnapshotRow,
+                client=client,
+                since=since,
+                until=until,
+                tag=tag,
+                latest=latest,
+            )
+        )
         if session.as_json:
             print_json(rows)
         elif rows:

@@ -231,7 +231,7 @@ def test_a_directory_of_100_000_entries_is_listed_whole(tmp_path: Path) -> None:
     assert seconds < 10, "more than thirty times the usual"
 
 
-def unsearchable(path: str) -> list[list[str | int]]:
+def unsearchable(path: str) -> list[list[object]]:
     with opened(Path(path)) as directory:
         listing = scan(directory)
     assert [f.path for f in listing.findings] == [entry.name for entry in listing.entries]

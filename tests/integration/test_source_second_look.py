@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from holdfast_agent.sources.clock import SystemFileClock
 from holdfast_agent.sources.descent import Descent, enter_all
 from holdfast_agent.sources.filesystems import Filesystems
@@ -53,7 +55,7 @@ def test_an_unchanged_file_is_settled_after_the_wait(tmp_path: Path) -> None:
     assert len(looks) == 1
     assert again(looks, clock) == []
     assert len(looks) == 0
-    assert sum(clock.slept) >= WAIT_SECONDS
+    assert clock.slept == [pytest.approx(WAIT_SECONDS)]
 
 
 def test_a_file_that_is_due_already_is_not_waited_for(tmp_path: Path) -> None:
@@ -82,9 +84,9 @@ def test_changed_replaced_and_vanished_files_are_to_be_read_again(tmp_path: Path
             (tmp_path / folder / name).write_bytes(b"1")
     clock = young_clock(tmp_path / "y" / "gone")
     looks = SecondLook(clock, KNOWN)
-    for folder in (b"x", b"y"):
-        for name in (b"same", b"grown", b"replaced", b"gone"):
-            assert note(looks, tmp_path, [folder, name])
+    for parent in (b"x", b"y"):
+        for kind in (b"same", b"grown", b"replaced", b"gone"):
+            assert note(looks, tmp_path, [parent, kind])
     for folder in ("x", "y"):
         (tmp_path / folder / "grown").write_bytes(b"22")
         (tmp_path / folder / "new").write_bytes(b"1")
@@ -149,8 +151,8 @@ def test_descriptors_are_given_back(tmp_path: Path) -> None:
         (tmp_path / folder / "a").write_bytes(b"")
     clock = young_clock(tmp_path / "x" / "a")
     looks = SecondLook(clock, KNOWN)
-    for folder in (b"x", b"y", b"z"):
-        note(looks, tmp_path, [folder, b"a"])
+    for parent in (b"x", b"y", b"z"):
+        note(looks, tmp_path, [parent, b"a"])
     before = len(os.listdir("/proc/self/fd"))
     again(looks, clock)
     assert len(os.listdir("/proc/self/fd")) == before

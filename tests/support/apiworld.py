@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aiohttp import ClientResponse, ClientWebSocketResponse, WSMsgType
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp import ClientResponse, ClientSession, ClientWebSocketResponse, WSMsgType
 
 from holdfast_contract.ids import ClientName
 from holdfast_contract.protocol.control import (
@@ -24,8 +24,8 @@ from holdfast_contract.protocol.control import (
     encode,
     hello_proof,
 )
-from holdfast_server.api.app import make_app
 from holdfast_server.api.services import Services
+from holdfast_server.api.serving import Serving
 from holdfast_server.auth.tokens import TokenKind, hash_token, new_token
 from holdfast_server.catalog import enrolment, tokens
 from holdfast_server.control.dispatcher import DispatchLimits
@@ -52,7 +52,8 @@ class ApiWorld:
 
     served: Served
     services: Services
-    http: TestClient[Any, Any]
+    http: ClientSession
+    port: int
     token: str
     agents: list[ActedAgent] = field(default_factory=list)
 
@@ -64,6 +65,8 @@ class ApiWorld:
         headers = dict(options.pop("headers", {}))
         if bearer:
             headers["Authorization"] = f"Bearer {bearer}"
+        if isinstance(options.get("data"), bytes):
+            options["data"] = io.BytesIO(options["data"])
         return await self.http.request(method, path, headers=headers, **options)
 
     async def call(
@@ -283,9 +286,10 @@ async def serving(
     services = make_services(served.catalog, served.repository, served.clock, bounds)
     await services.life.load()
     dispatch = asyncio.create_task(services.dispatcher.run())
-    server = TestServer(make_app(services))
-    async with TestClient(server) as http:
-        world = ApiWorld(served, services, http, token)
+    server = Serving(services, shutdown_seconds=2)
+    port = await server.open("127.0.0.1", 0, None)
+    async with ClientSession(f"http://127.0.0.1:{port}/") as http:
+        world = ApiWorld(served, services, http, port, token)
         try:
             yield world
         finally:
@@ -295,6 +299,7 @@ async def serving(
                 await agent.drop()
             dispatch.cancel()
             await asyncio.gather(dispatch, return_exceptions=True)
+            await server.close()
     await asyncio.to_thread(services.workers.close)
 
 

@@ -238,6 +238,13 @@ def test_a_lost_or_damaged_pair_of_the_server_is_made_anew(
     shake_hands(server_context(files), client_context(tls / "ca.pem"), "localhost")
 
 
+def test_a_key_that_does_not_fit_the_certificate_is_made_anew(tls: Path, clock: HandClock) -> None:
+    files = own_certificates(tls, NAMES, clock)
+    (tls / "server.key").write_bytes(issuing.private_pem(issuing.new_key()))
+    own_certificates(tls, NAMES, clock)
+    shake_hands(server_context(files), client_context(tls / "ca.pem"), "localhost")
+
+
 def test_a_pair_of_another_authority_is_made_anew(tmp_path: Path, clock: HandClock) -> None:
     own_certificates(tmp_path / "one", NAMES, clock)
     files = own_certificates(tmp_path / "two", NAMES, clock)

@@ -149,6 +149,15 @@ def test_a_key_that_stands_twice_is_refused() -> None:
         decode_manifest_body(doubled)
 
 
+def test_an_error_quotes_a_hostile_key_in_one_short_printable_line() -> None:
+    key = "\x1b[2J\n\u202e" + "k" * 100_000
+    with pytest.raises(InvalidInput) as caught:
+        decode_manifest_body(edited(lambda body: body.update({key: 1})))
+    assert caught.value.message.isascii()
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 300
+
+
 def test_bytes_behind_the_body_are_refused() -> None:
     with pytest.raises(InvalidInput):
         decode_manifest_body(BODY + b"\xc0")

@@ -187,8 +187,11 @@ class DomainKeys:
 
     @property
     def chunker_seed(self) -> int:
-        """Seed of chunker version 1: the first 8 bytes of `cdc` as u64."""
-        return int.from_bytes(self.cdc[:8], "little")
+        """Seed of chunker version 1: the first 8 bytes of `cdc` as u64, its highest bit cleared.
+
+        pyfastcdc takes no more than 63 bits: it shifts the seed by one in a Python number.
+        """
+        return int.from_bytes(self.cdc[:8], "little") & (1 << 63) - 1
 
     def matches(self, record: DomainBody) -> bool:
         """Tell whether base secret and every shared epoch are those of the record's domain."""

@@ -1,7 +1,7 @@
 """Small files that this backup has bundled so far, by content id: about 16 bytes of memory a file.
 
-Records lie in a spool; a table of 4-byte slots finds them by 32 bits of the content id. The full id
-is compared, so the table is only a hint.
+Records lie in a spool; a table of 8-byte slots finds them. A slot has 32 bits of the content id, so
+that hardly any other record is read; the full id is compared all the same.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from holdfast_agent.tree.entry import HOLE_CHUNK
 
 _RECORD = struct.Struct("<32s32sII")
 _SLOTS_FIRST: Final = 1 << 12
+_NUMBER: Final = (1 << 32) - 1
 
 
 class BundledFiles:
@@ -30,8 +31,8 @@ class BundledFiles:
         self._spool: BinaryIO | None = None
         self._recent: dict[bytes, tuple[ChunkDraft, int, int]] = {}
         """Files of bundles whose id is not known yet."""
-        self._slots = array("I", bytes(4 * _SLOTS_FIRST))
-        """Number of a record plus one, 0: free; the place is made from the content id."""
+        self._slots = array("Q", bytes(8 * _SLOTS_FIRST))
+        """32 bits of a content id and the number of its record from 1; 0: free."""
         self._count = 0
 
     def add(self, content_id: bytes, draft: ChunkDraft, offset: int, length: int) -> None:
@@ -55,12 +56,14 @@ class BundledFiles:
         if recent is not None:
             return Parts((recent,))
         slots, mask = self._slots, len(self._slots) - 1
-        at = int.from_bytes(content_id[:4], "little") & mask
-        while number := slots[at]:
-            found, chunk, offset, length = self._record(number - 1)
-            if found == content_id:
-                part: Part = (chunk, offset, length)
-                return Parts((part,))
+        key = int.from_bytes(content_id[:8], "little")
+        at, hint = key & mask, key >> 32
+        while slot := slots[at]:
+            if slot >> 32 == hint:
+                found, chunk, offset, length = self._record((slot & _NUMBER) - 1)
+                if found == content_id:
+                    part: Part = (chunk, offset, length)
+                    return Parts((part,))
             at = (at + 1) & mask
         return None
 
@@ -83,7 +86,7 @@ class BundledFiles:
     def _grow(self) -> None:
         """Double the table: the records tell where each slot goes."""
         assert self._spool is not None
-        self._slots = array("I", bytes(8 * len(self._slots)))
+        self._slots = array("Q", bytes(16 * len(self._slots)))
         self._spool.seek(0)
         for number in range(1, self._count):
             record = self._spool.read(_RECORD.size)
@@ -100,7 +103,8 @@ class BundledFiles:
 
 def _put(slots: array[int], content_id: bytes, number: int) -> None:
     mask = len(slots) - 1
-    at = int.from_bytes(content_id[:4], "little") & mask
+    key = int.from_bytes(content_id[:8], "little")
+    at = key & mask
     while slots[at]:
         at = (at + 1) & mask
-    slots[at] = number
+    slots[at] = key >> 32 << 32 | number

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from holdfast_agent.engine.drafts import ChunkDraft, Parts
 from holdfast_agent.engine.memory import Slab
 from holdfast_agent.tree.entry import HOLE_CHUNK
-from holdfast_contract.errors import InternalError
+from holdfast_contract.errors import InternalError, InvalidInput
 from holdfast_contract.format.domain import ChunkerSettings
 
 _READ_BYTES: Final = 1 << 20
@@ -29,6 +29,7 @@ class FastCdc:
         """Load the compiled chunker.
 
         Raises:
+            InvalidInput: it cannot work with these settings.
             InternalError: it is not there; the pure Python one is a hundred times slower, and
                 pyfastcdc falls back to it without a word.
         """
@@ -39,13 +40,16 @@ class FastCdc:
                 "the compiled chunker of pyfastcdc cannot be loaded",
                 hint="install the pyfastcdc wheel for this platform",
             ) from exc
-        self._cdc = FastCDC(
-            settings.bytes_average,
-            min_size=settings.bytes_min,
-            max_size=settings.bytes_max,
-            normalized_chunking=1,
-            seed=seed,
-        )
+        try:
+            self._cdc = FastCDC(
+                settings.bytes_average,
+                min_size=settings.bytes_min,
+                max_size=settings.bytes_max,
+                normalized_chunking=1,
+                seed=seed,
+            )
+        except ValueError as exc:
+            raise InvalidInput(f"the domain's chunker settings cannot be used: {exc}") from exc
 
     def cut(self, data: memoryview) -> Iterator[int]:
         """Yield the length of each chunk of `data`; they add up to all of it."""

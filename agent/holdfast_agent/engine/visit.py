@@ -95,7 +95,10 @@ class Visits:
             if why.reason == VANISHED:
                 return None
             return self.skipped(place, stat, why, old)
-        return self._with_failures(place, EntryDraft(stat, found.content, old=old), found)
+        content = found.content
+        if found.links > 1 and stat.type != EntryType.DIRECTORY:
+            content = msgspec.structs.replace(content, link_group=place.link_group(found.inode))
+        return self._with_failures(place, EntryDraft(stat, content, old=old), found)
 
     def skipped(
         self, place: Place, stat: Stat, why: Unreadable, old: OldEntry | None

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 from holdfast_agent.crypto.keys import ContentHasher, DomainKeys, chunk_id
 from holdfast_agent.ports import Cancel
-from holdfast_agent.restore.failures import EntryFailed
 from holdfast_agent.restore.metadata import Policy
 from holdfast_agent.restore.writer import ExistingFile
 from holdfast_agent.snapshots.chunks import ChunkReader
@@ -18,7 +16,6 @@ from holdfast_agent.snapshots.snapshot import Snapshot
 from holdfast_agent.sources.attributes import read_xattrs
 from holdfast_agent.sources.directory import by_descriptor
 from holdfast_agent.tree.entry import HOLE_CHUNK, Content, Entry, EntryType, Extent, Stat
-from holdfast_contract.errors import Damaged
 from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.limits import CHUNK_PLAIN_BYTES_MAX
 
@@ -70,6 +67,13 @@ def _is_special(name: bytes) -> bool:
     return name.startswith((b"security.", b"trusted."))
 
 
+class Readable(Protocol):
+    """A file of the target, old or new."""
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Fill `buffer` from `offset` on and return how much came."""
+
+
 class ContentCheck:
     """Compares files of the target with what a snapshot says of them; one buffer for all."""
 
@@ -79,11 +83,17 @@ class ContentCheck:
         self._cancel = cancel
         self._buffer = memoryview(bytearray(CHUNK_PLAIN_BYTES_MAX))
 
-    def is_right(self, existing: ExistingFile, snapshot: Snapshot, entry: Entry) -> bool:
+    def is_right(
+        self, existing: ExistingFile, snapshot: Snapshot, entry: Entry, *, fetches: bool = False
+    ) -> bool:
         """Tell whether the file has exactly the entry's content.
 
+        A part of a chunk can only be told by fetching the chunk: without `fetches` it counts as
+        wrong.
+
         Raises:
-            Damaged: the snapshot's list of extents cannot be read.
+            Damaged: the snapshot's list of extents, or a chunk that has to be fetched, cannot be
+                read.
             EntryFailed: the file cannot be read.
         """
         if existing.info.st_size != entry.stat.size:
@@ -91,7 +101,8 @@ class ContentCheck:
         if entry.content.content_id:
             return self._content_id(existing, entry.stat.size) == entry.content.content_id
         return all(
-            self.has_part(existing, extent, offset) or self._has_bytes(existing, extent, offset)
+            self.has_part(existing, extent, offset)
+            or (fetches and self._has_bytes(existing, extent, offset))
             for extent, offset in placed(snapshot.extents(entry))
         )
 
@@ -104,28 +115,18 @@ class ContentCheck:
             return False
         return self.range_id(existing, offset, extent.length) == extent.chunk
 
-    def range_id(self, file: ExistingFile | _Readable, offset: int, length: int) -> bytes:
+    def range_id(self, file: Readable, offset: int, length: int) -> bytes:
         """Return the chunk id of a range; of a shorter one where the file ends before."""
         view = self._buffer[:length]
         return chunk_id(self._keys, ChunkType.CONTENT, view[: file.read_into(view, offset)])
 
     def _has_bytes(self, existing: ExistingFile, extent: Extent, offset: int) -> bool:
-        """Compare with the stored chunk: for a part of a chunk there is no other way."""
-        if extent.chunk == HOLE_CHUNK or (not extent.offset and self._is_whole(extent)):
+        if extent.chunk == HOLE_CHUNK:
             return False
-        with suppress(Damaged):
-            plain = self._reader.read_one(ChunkType.CONTENT, extent.chunk)
-            view = self._buffer[: extent.length]
-            got = existing.read_into(view, offset)
-            return view[:got] == plain[extent.offset : extent.offset + extent.length]
-        return False
-
-    def _is_whole(self, extent: Extent) -> bool:
-        try:
-            plain = self._reader.read_one(ChunkType.CONTENT, extent.chunk)
-        except Damaged:
-            return True
-        return len(plain) == extent.length
+        plain = self._reader.read_one(ChunkType.CONTENT, extent.chunk)
+        view = self._buffer[: extent.length]
+        got = existing.read_into(view, offset)
+        return bytes(view[:got]) == plain[extent.offset : extent.offset + extent.length]
 
     def _content_id(self, existing: ExistingFile, size: int) -> bytes:
         hasher = ContentHasher(self._keys)
@@ -151,14 +152,6 @@ class ContentCheck:
                 return False
             offset += got
         return True
-
-
-class _Readable:
-    """What `range_id` needs of a file."""
-
-    def read_into(self, buffer: memoryview, offset: int) -> int:
-        """Fill the buffer."""
-        raise EntryFailed("", "")
 
 
 def placed(extents: Iterator[Extent]) -> Iterator[tuple[Extent, int]]:

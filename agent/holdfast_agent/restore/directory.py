@@ -167,6 +167,11 @@ class TargetDirectory:
             raise EntryFailed(Reason.OWN_FILE, "the agent's own state or key is left alone")
 
     @property
+    def device(self) -> int:
+        """Which file system it is on."""
+        return os.fstat(self.descriptor).st_dev
+
+    @property
     def own(self) -> OwnFiles:
         """The agent's files, which are never touched."""
         return self._own

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Final
+from typing import Final, NamedTuple
 
 from holdfast_agent.restore.directory import TargetDirectory
 from holdfast_agent.restore.failures import KERNEL_ERRORS, EntryFailed
@@ -19,6 +19,7 @@ from holdfast_agent.sources.findings import Reason
 from holdfast_agent.tree.entry import Content, EntryType, Stat
 
 _FORMATS: Final = {
+    EntryType.FILE: stat.S_IFREG,
     EntryType.SYMLINK: stat.S_IFLNK,
     EntryType.FIFO: stat.S_IFIFO,
     EntryType.SOCKET: stat.S_IFSOCK,
@@ -28,12 +29,19 @@ _FORMATS: Final = {
 _DEVICES: Final = (EntryType.CHAR_DEVICE, EntryType.BLOCK_DEVICE)
 
 
-def make_node(
-    directory: TargetDirectory, entry: Stat, content: Content, policy: Policy
-) -> list[Loss]:
+class Made(NamedTuple):
+    """A node that is in its place."""
+
+    identity: Identity
+    """For `make_link`, where it has other names."""
+    losses: list[Loss]
+    """What could not be given."""
+
+
+def make_node(directory: TargetDirectory, entry: Stat, content: Content, policy: Policy) -> Made:
     """Make a symlink, FIFO, socket or device with its metadata, in place of what is no directory.
 
-    Returns what could not be given. A socket is only its name again: nobody listens there.
+    A socket is only its name again: nobody listens there.
 
     Raises:
         InTheWay: a directory has that name.
@@ -55,27 +63,27 @@ def make_node(
             device = content.device if kind in _DEVICES else 0
             os.mknod(temporary, _FORMATS[kind] | 0o600, device, dir_fd=directory.descriptor)
     try:
-        losses = _completed(directory, temporary, entry, content, policy)
+        made = _completed(directory, temporary, entry, content, policy)
         directory.rename(temporary, entry.name)
     except BaseException:
         directory.unlink(temporary)
         raise
-    return losses
+    return made
 
 
 def _completed(
     directory: TargetDirectory, temporary: bytes, entry: Stat, content: Content, policy: Policy
-) -> list[Loss]:
+) -> Made:
     with KERNEL_ERRORS:
         handle = open_handle(directory.descriptor, temporary)
         try:
-            _check_is_new(handle, entry, content)
-            return apply(handle, entry, content, policy, is_handle=True)
+            identity = _check_is_new(handle, entry, content)
+            return Made(identity, apply(handle, entry, content, policy, is_handle=True))
         finally:
             os.close(handle)
 
 
-def _check_is_new(handle: int, entry: Stat, content: Content) -> None:
+def _check_is_new(handle: int, entry: Stat, content: Content) -> Identity:
     info = os.fstat(handle)
     kind = EntryType(entry.type)
     is_new = (
@@ -86,6 +94,7 @@ def _check_is_new(handle: int, entry: Stat, content: Content) -> None:
     )
     if not is_new:
         raise EntryFailed(Reason.REPLACED, "replaced by something else while it was made")
+    return info.st_dev, info.st_ino
 
 
 def make_link(
@@ -94,8 +103,9 @@ def make_link(
     source: TargetDirectory,
     source_name: bytes,
     identity: Identity,
+    kind: EntryType = EntryType.FILE,
 ) -> None:
-    """Make `name` another name of the file `source_name`, which must be `identity` still.
+    """Make `name` another name of `source_name`, if that is still what `identity` and `kind` say.
 
     The link is made from the descriptor, so no other file can get a second name this way.
 
@@ -110,7 +120,8 @@ def make_link(
         handle = open_handle(source.descriptor, source_name)
         try:
             info = os.fstat(handle)
-            if (info.st_dev, info.st_ino) != identity:
+            is_same = (info.st_dev, info.st_ino) == identity
+            if not is_same or stat.S_IFMT(info.st_mode) != _FORMATS[kind]:
                 raise EntryFailed(Reason.REPLACED, "the file to link to was replaced")
             os.link(
                 by_descriptor(handle),

@@ -63,8 +63,8 @@ class Descent:
         """Return a descent that stands at `base`, an absolute path, opened name by name from `/`.
 
         `shown` is the path that users know it by (below a root that is given by a symlink), if it
-        is another. The directories above it need search permission only; with `listing=False` the base too.
-        A symlink anywhere in `base` gives a finding.
+        is another. The directories above it need search permission only; with `listing=False` the
+        base too. A symlink anywhere in `base` gives a finding.
         """
         names = components(base)
         opened: Directory | Finding = Directory.open(

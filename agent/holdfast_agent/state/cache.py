@@ -79,6 +79,8 @@ class TreeCache:
         """
         self._state = state
         self._contents: RecordSorter | None = None
+        self._runs: list[int] | None = None
+        """Runs of the content index; asked once, they stay while an overlay is built."""
         self.is_writable = True
         try:
             self._open()
@@ -140,13 +142,16 @@ class TreeCache:
 
     def rows_with_content(self, content_id: bytes) -> list[int]:
         """Return numbers of pages that may hold a file of that content: only a hint."""
+        if self._runs is None:
+            found = self._read("SELECT DISTINCT run FROM main.contents")
+            self._runs = [run for (run,) in found]
         key = content_id[:_KEY_BYTES]
-        rows = []
+        rows: list[int] = []
         query = (
             "SELECT records FROM main.contents WHERE run = ? AND first <= ?"
             " ORDER BY first DESC LIMIT 1"
         )
-        for (run,) in list(self._read("SELECT DISTINCT run FROM main.contents")):
+        for run in self._runs:
             for (records,) in self._read(query, run, key + b"\xff" * 4):
                 rows += _rows_of(records, key)
         return rows
@@ -196,6 +201,7 @@ class TreeCache:
     def begin(self) -> None:
         """Begin an overlay, empty."""
         self.abandon()
+        self._runs = None
         try:
             self._db.executescript(OVERLAY_TABLES)
             (highest,) = self._db.execute("SELECT MAX(id) FROM main.pages").fetchone()

@@ -116,7 +116,8 @@ class StrictDecoder:
         try:
             value = self._decoder.decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-            raise InvalidInput(f"{self._what}: {exc}") from exc
+            # msgspec quotes unknown keys as they came: newlines, escape sequences, megabytes.
+            raise InvalidInput(f"{self._what}: {ascii(str(exc))[1:-1][:200]}") from exc
         if self._fields is not None:
             # No key is unknown and none needed is missing: a doubled one shows in the number.
             keys = sum(getattr(value, field) is not msgspec.UNSET for field in self._fields)

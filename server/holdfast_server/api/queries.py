@@ -76,7 +76,7 @@ def _report(services: Services, body: QueryCreate) -> tuple[list[RestoreItem], b
     record = jobs.get(services.catalog, body.job)
     if record.snapshot is None:
         raise UsageError("this job has no report")
-    item = RestoreItem(record.snapshot, record.client, b"/")
+    item = RestoreItem(record.snapshot, str(record.client), b"/")
     return [item], record.not_exact_sealed or b""
 
 

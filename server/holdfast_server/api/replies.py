@@ -10,7 +10,15 @@ from aiohttp import web
 from holdfast_contract.protocol.http import Listing
 from holdfast_server.api.routes import RawAnswer, Route
 
-_encoder = msgspec.json.Encoder()
+
+def _plain(value: object) -> str:
+    """Return a name as text: msgspec takes a plain str only."""
+    if isinstance(value, str):
+        return str(value)
+    raise TypeError(f"not a thing for an answer: {type(value).__name__}")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_plain)
 
 
 def response_of(route: Route, answer: Any) -> web.StreamResponse:

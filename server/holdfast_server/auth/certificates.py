@@ -192,7 +192,7 @@ def _still_good(
         found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (InvalidSignature, ValueError, TypeError, x509.ExtensionNotFound):
         return False
-    if set(found) != set(general_names(names)):
+    if set(found) != set(general_names(names)) or leaf.not_valid_before_utc > now:
         return False
     # Close to the authority's own end a renewal gains nothing.
     left = min(now + timedelta(days=RENEW_DAYS), authority.certificate.not_valid_after_utc)

@@ -177,7 +177,7 @@ class Dispatcher:
         reference, damaged = None, 0
         if parent is not None:
             refs = self._repository.history.get(parent).refs
-            reference = Reference(parent, record.client, refs)
+            reference = Reference(parent, str(record.client), refs)
             damaged = self._repository.damaged_count([parent])
         epochs = domains.get(self._catalog, record.client.domain).epochs
         return History(

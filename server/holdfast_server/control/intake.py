@@ -67,7 +67,7 @@ class Intake:
         found = []
         for part in asked:
             if part.snapshot not in owners:
-                owners[part.snapshot] = self.repository.resolve(part.snapshot).client
+                owners[part.snapshot] = str(self.repository.resolve(part.snapshot).client)
             path = absolute(part.path_bytes())
             client = owners[part.snapshot]
             found.append(RestoreItem(bytes.fromhex(part.snapshot), client, path))

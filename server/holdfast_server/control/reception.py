@@ -86,6 +86,7 @@ class Reception:
         self._clock = clock
         self._random = random
         self._version = version
+        self._parting: set[asyncio.Task[None]] = set()
 
     async def serve(self, channel: Channel) -> None:
         """Serve one connection until it ends."""
@@ -178,7 +179,11 @@ class Reception:
         except (NotAuthenticated, NotFound) as error:
             connection.end(error)
         finally:
-            await self._part(connection, writer)
+            # A task of its own: it has to be done also where this one is cancelled.
+            parting = asyncio.create_task(self._part(connection, writer))
+            self._parting.add(parting)
+            parting.add_done_callback(self._parting.discard)
+            await asyncio.shield(parting)
 
     async def _check_standing(self, connection: AgentConnection) -> None:
         """Look again, now that whoever revokes the client finds the connection.
@@ -240,5 +245,5 @@ class Reception:
 def _welcome(row: ClientRecord, token: str) -> Welcome:
     settings = AgentSettings(limit_upload=row.limit_upload, limit_download=row.limit_download)
     return Welcome(
-        client=row.name, token=token, settings=settings, heartbeat_seconds=HEARTBEAT_SECONDS
+        client=str(row.name), token=token, settings=settings, heartbeat_seconds=HEARTBEAT_SECONDS
     )

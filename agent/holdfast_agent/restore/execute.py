@@ -1,0 +1,354 @@
+"""Doing what was planned: the one place of a restore that changes the target, in one thread."""
+
+from __future__ import annotations
+
+import os
+import stat as modes
+
+from holdfast_agent.crypto.keys import ContentHasher, DomainKeys
+from holdfast_agent.restore.comparison import ContentCheck, metadata_differs
+from holdfast_agent.restore.deletion import Deletion
+from holdfast_agent.restore.directory import TargetDirectory
+from holdfast_agent.restore.failures import KERNEL_ERRORS, EntryFailed
+from holdfast_agent.restore.metadata import Loss, What, apply
+from holdfast_agent.restore.nodes import make_link, make_node
+from holdfast_agent.restore.pipeline import Opened
+from holdfast_agent.restore.removal import remove
+from holdfast_agent.restore.steps import (
+    Enter,
+    FileWork,
+    Leave,
+    Level,
+    LinkName,
+    Node,
+    Part,
+    Piece,
+    Step,
+    Touch,
+)
+from holdfast_agent.restore.tally import Tally
+from holdfast_agent.restore.target import IMPLIED_MODE
+from holdfast_agent.restore.writer import Writer
+from holdfast_agent.snapshots.chunks import ChunkReader
+from holdfast_agent.snapshots.snapshot import joined
+from holdfast_agent.sources.directory import open_handle
+from holdfast_agent.sources.findings import Reason
+from holdfast_agent.tree.entry import HOLE_CHUNK, EntryType, Extent
+from holdfast_contract.errors import Damaged, NotFound
+from holdfast_contract.format.chunk import ChunkType
+
+_OWN_MODE = 0o700
+"""Of a new directory until its own metadata is applied."""
+
+
+class Prediction:
+    """Counts what the steps would do: a dry run."""
+
+    def __init__(self, tally: Tally, deletion: Deletion) -> None:
+        self._tally = tally
+        self._deletion = deletion
+
+    def __call__(self, step: Step) -> None:
+        """Count one step."""
+        if isinstance(step, Enter):
+            if step.level.counts:
+                self._tally.done(step.level.action, step.level.found)
+        elif isinstance(step, Leave):
+            if step.portion.hidden is not None and step.level.seen is not None:
+                self._deletion.remove_extraneous(step.portion.hidden, step.level)
+        elif not step.work.failed:
+            work = step.work
+            if _cleared(work, self._deletion):
+                self._tally.done(work.action, work.found, counts_bytes=not work.is_further)
+
+
+class Execution:
+    """Executes steps; what goes wrong for one entry is listed, and the next one follows."""
+
+    def __init__(
+        self,
+        tally: Tally,
+        deletion: Deletion,
+        *,
+        keys: DomainKeys,
+        reader: ChunkReader,
+        check: ContentCheck,
+    ) -> None:
+        self._tally = tally
+        self._deletion = deletion
+        self._keys = keys
+        self._reader = reader
+        self._check = check
+        self._loosened: list[Level] = []
+        self._writer: Writer | None = None
+
+    def __call__(self, step: Step, opened: Opened) -> None:
+        """Do one step with its chunks at hand.
+
+        Raises:
+            NoSpace, Refused: the target is full or read-only.
+        """
+        if isinstance(step, Enter):
+            self._enter(step.level)
+        elif isinstance(step, Leave):
+            self._leave(step)
+        elif not step.work.level.is_lost:
+            self._entry(step, opened)
+
+    def close(self) -> None:
+        """Remove an unfinished file, and give directories back the modes they had."""
+        if self._writer is not None:
+            self._writer.abort()
+        for level in self._loosened:
+            self._tighten(level)
+
+    # --- directories
+    def _enter(self, level: Level) -> None:
+        if level.is_lost:
+            return
+        try:
+            if level.clears:
+                remove(level.target.directory(level.place[:-1]), level.place[-1])
+            mode = _OWN_MODE if level.is_own else IMPLIED_MODE
+            directory = level.target.directory(level.place, create=True, mode=mode)
+            level.was_created = directory.created and not level.exists
+            if level.exists:
+                self._open_existing(level, directory)
+        except EntryFailed as failure:
+            level.failed = True
+            self._tally.failed(level.path, failure)
+            return
+        if level.counts:
+            self._tally.done(level.action, level.found)
+
+    def _open_existing(self, level: Level, directory: TargetDirectory) -> None:
+        former = modes.S_IMODE(os.fstat(directory.descriptor).st_mode)
+        if directory.allow_writing():
+            level.former_mode = former
+            self._loosened.append(level)
+        directory.remove_leftovers()
+
+    def _leave(self, step: Leave) -> None:
+        level = step.level
+        if level.is_lost:
+            return
+        try:
+            if step.portion.hidden is not None and level.seen is not None:
+                self._deletion.remove_extraneous(step.portion.hidden, level)
+            self._give_metadata(step)
+        except (EntryFailed, NotFound) as failure:
+            reason = failure.reason if isinstance(failure, EntryFailed) else Reason.VANISHED
+            self._tally.differs(level.path, reason, failure.message)
+
+    def _give_metadata(self, step: Leave) -> None:
+        level, policy = step.level, step.portion.policy
+        stat, content = level.found.entry.stat, level.content
+        directory = level.target.directory(level.place)
+        applies = level.counts and (level.was_created or not level.exists or level.touches)
+        if level.former_mode is not None:
+            self._tighten(level)
+            self._loosened.remove(level)
+        if applies and (
+            not level.exists
+            or metadata_differs(directory.descriptor, stat, content, policy)
+            or not policy.special
+        ):
+            self._tally.lost(level.path, directory.apply(stat, content, policy))
+
+    def _tighten(self, level: Level) -> None:
+        assert level.former_mode is not None
+        try:
+            os.fchmod(level.target.directory(level.place).descriptor, level.former_mode)
+        except (OSError, EntryFailed, NotFound):
+            return
+
+    # --- entries
+    def _entry(self, step: Piece | LinkName | Node | Touch, opened: Opened) -> None:
+        work = step.work
+        try:
+            if isinstance(step, Piece):
+                self._piece(step, opened)
+            elif isinstance(step, LinkName):
+                self._link(work)
+            elif isinstance(step, Node):
+                self._node(work)
+            else:
+                self._touch(step)
+        except EntryFailed as failure:
+            self._give_up(work)
+            self._tally.failed(work.found.path, failure)
+        except NotFound:
+            self._give_up(work)
+            self._tally.differs(work.found.path, Reason.VANISHED, "its directory has vanished")
+        except Damaged as damage:
+            self._give_up(work)
+            self._tally.broke(work.found.path, damage)
+
+    def _give_up(self, work: FileWork) -> None:
+        work.failed = True
+        if work.writer is not None:
+            work.writer.abort()
+            work.writer = self._writer = None
+
+    def _counted(self, work: FileWork) -> None:
+        self._tally.done(work.action, work.found, counts_bytes=not work.is_further)
+
+    def _home(self, work: FileWork) -> TargetDirectory:
+        return work.level.target.directory(work.level.place)
+
+    def _piece(self, step: Piece, opened: Opened) -> None:
+        work = step.work
+        if work.failed:
+            self._give_up(work)
+            return
+        if work.writer is None:
+            if not _cleared(work, self._deletion):
+                raise EntryFailed(Reason.REPLACED, "a directory is in the way")
+            work.writer = self._writer = self._home(work).create_file(work.name)
+            work.hasher = ContentHasher(self._keys) if work.content.content_id else None
+        for part in step.parts:
+            self._part(work, work.writer, part, opened)
+        if step.is_last:
+            self._finish(work, work.writer)
+
+    def _part(self, work: FileWork, writer: Writer, part: Part, opened: Opened) -> None:
+        extent = part.extent
+        if extent.chunk == HOLE_CHUNK:
+            if work.hasher is not None:
+                work.hasher.hole(extent.length)
+        elif not (part.is_there and self._cloned(work, writer, extent)):
+            data = _part_of(opened.get(extent.chunk) or self._fetched(extent), extent)
+            writer.write(data, work.offset)
+            if work.hasher is not None:
+                work.hasher.update(data)
+        work.offset += extent.length
+        self._tally.progress.add(moved=extent.length)
+
+    def _fetched(self, extent: Extent) -> bytes:
+        """The existing file has changed since it was compared: the chunk is needed after all."""
+        return self._reader.read_one(ChunkType.CONTENT, extent.chunk)
+
+    def _cloned(self, work: FileWork, writer: Writer, extent: Extent) -> bool:
+        """Copy a part from the existing file; what counts is what then stands in the new one."""
+        existing = self._home(work).open_existing(work.name)
+        if existing is None:
+            return False
+        with existing:
+            try:
+                writer.clone(existing, work.offset, extent.length)
+            except EntryFailed:
+                return False
+        return self._check.range_id(writer, work.offset, extent.length) == extent.chunk
+
+    def _finish(self, work: FileWork, writer: Writer) -> None:
+        stat = work.found.entry.stat
+        if work.hasher is not None and work.hasher.digest() != work.content.content_id:
+            raise _wrong_content(work)
+        if work.offset != stat.size:
+            raise _wrong_content(work)
+        losses = writer.finish(stat.size, stat, work.content, work.portion.policy)
+        identity = writer.commit()
+        work.writer = self._writer = None
+        if work.group is not None:
+            work.group.written = identity
+            work.group.level, work.group.name = work.level, work.name
+        self._counted(work)
+        self._tally.lost(work.found.path, losses)
+
+    def _link(self, work: FileWork) -> None:
+        group = work.group
+        assert group is not None and group.level is not None
+        if not _cleared(work, self._deletion):
+            raise EntryFailed(Reason.REPLACED, "a directory is in the way")
+        work.clears = False
+        if group.written is not None:
+            try:
+                source = group.level.target.directory(group.level.place)
+                make_link(self._home(work), work.name, source, group.name, group.written)
+                self._counted(work)
+                return
+            except (EntryFailed, NotFound) as failure:
+                self._tally.differs(
+                    work.found.path, What.LINK, f"a file of its own: {failure.message}"
+                )
+        # Nothing to link to: this name is written, and the next ones are linked to it.
+        if work.found.entry.stat.type == EntryType.FILE:
+            self._piece(self._whole(work), {})
+        else:
+            self._node(work)
+
+    def _whole(self, work: FileWork) -> Piece:
+        extents = work.portion.snapshot.extents(work.found.entry)
+        return Piece(work, [Part(extent, is_there=False) for extent in extents], is_last=True)
+
+    def _node(self, work: FileWork) -> None:
+        if not _cleared(work, self._deletion):
+            raise EntryFailed(Reason.REPLACED, "a directory is in the way")
+        home, stat = self._home(work), work.found.entry.stat
+        losses = make_node(home, stat, work.content, work.portion.policy)
+        if work.group is not None:
+            info = home.status(work.name)
+            work.group.written = (info.st_dev, info.st_ino) if info else None
+            work.group.level, work.group.name = work.level, work.name
+        self._counted(work)
+        self._tally.lost(work.found.path, losses)
+
+    def _touch(self, step: Touch) -> None:
+        work = step.work
+        if step.applies:
+            self._tally.lost(work.found.path, self._touched(work))
+        self._counted(work)
+
+    def _touched(self, work: FileWork) -> list[Loss]:
+        stat, home = work.found.entry.stat, self._home(work)
+        home.guard(work.name)
+        if stat.type == EntryType.FILE:
+            existing = home.open_existing(work.name)
+            if existing is None:
+                raise _exchanged()
+            with existing:
+                return self._applied(work, existing.descriptor, is_handle=False)
+        with KERNEL_ERRORS:
+            handle = open_handle(home.descriptor, work.name)
+        try:
+            return self._applied(work, handle, is_handle=True)
+        finally:
+            os.close(handle)
+
+    def _applied(self, work: FileWork, descriptor: int, *, is_handle: bool) -> list[Loss]:
+        with KERNEL_ERRORS:
+            info = os.fstat(descriptor)
+            if (info.st_dev, info.st_ino) != work.standing:
+                raise _exchanged()
+            stat, policy = work.found.entry.stat, work.portion.policy
+            return apply(descriptor, stat, work.content, policy, is_handle=is_handle)
+
+
+def _exchanged() -> EntryFailed:
+    return EntryFailed(Reason.CHANGED, "it was exchanged while it was restored")
+
+
+def _cleared(work: FileWork, deletion: Deletion) -> bool:
+    """Remove the directory in the way; True when there is none (any more)."""
+    if not work.clears:
+        return True
+    assert work.portion.hidden is not None
+    level = work.level
+    path = joined(level.path, work.name)
+    return deletion.remove(work.portion.hidden, level.target, level.place, work.name, path)
+
+
+def _part_of(opened: bytes | Damaged, extent: Extent) -> memoryview:
+    if isinstance(opened, Damaged):
+        raise opened
+    data = memoryview(opened)[extent.offset : extent.offset + extent.length]
+    if len(data) != extent.length:
+        chunk = extent.chunk.hex()
+        raise Damaged(f"chunk {chunk[:16]} is shorter than named", object=chunk, chunk=chunk)
+    return data
+
+
+def _wrong_content(work: FileWork) -> Damaged:
+    extents = work.found.entry.content.extents
+    chunk = extents[0].chunk.hex() if extents else ""
+    return Damaged("the content is not the file's", object=chunk, chunk=chunk, reason="content-id")

@@ -1,0 +1,140 @@
+"""What a restore did, or would do: counts, and one row for everything that is not as it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from holdfast_agent.ports import Progress
+from holdfast_agent.restore.failures import EntryFailed
+from holdfast_agent.restore.metadata import Loss
+from holdfast_agent.snapshots.snapshot import Found
+from holdfast_agent.tree.entry import EntryType
+from holdfast_contract import limits
+from holdfast_contract.errors import Damaged
+from holdfast_contract.protocol.http import path_fields
+
+TYPE_NAMES = {
+    EntryType.FILE: "file",
+    EntryType.DIRECTORY: "directory",
+    EntryType.SYMLINK: "symlink",
+    EntryType.FIFO: "fifo",
+    EntryType.SOCKET: "socket",
+    EntryType.CHAR_DEVICE: "char-device",
+    EntryType.BLOCK_DEVICE: "block-device",
+}
+"""Words of `ls`, `diff` and plans."""
+_OBJECTS_NAMED_MAX = 8
+
+
+class Action(StrEnum):
+    """What becomes of one name of the target."""
+
+    CREATE = "create"
+    OVERWRITE = "overwrite"
+    METADATA = "metadata"
+    """The content is right; owner, mode, times or attributes are not."""
+    UNCHANGED = "unchanged"
+    """All is right, or the overwrite mode leaves it alone."""
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True)
+class NotExactRow:
+    """One entry that is not as in the snapshot."""
+
+    path: bytes
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedRow:
+    """One file that a damaged chunk touches."""
+
+    path: bytes
+    object: str
+    chunk: str
+
+
+@dataclass
+class Tally:
+    """Counts and rows of one restore; lists end at what may be relayed, the rest is counted."""
+
+    progress: Progress
+    wants_plan: bool = False
+    files: int = 0
+    dirs: int = 0
+    bytes: int = 0
+    created: int = 0
+    overwritten: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+    not_exact: list[NotExactRow] = field(default_factory=list)
+    not_exact_count: int = 0
+    damaged: list[DamagedRow] = field(default_factory=list)
+    damaged_count: int = 0
+    objects: list[str] = field(default_factory=list)
+    """The first damaged objects, each once."""
+    plan: list[dict[str, Any]] = field(default_factory=list)
+
+    def done(self, action: Action, found: Found, *, counts_bytes: bool = True) -> None:
+        """Count one entry of the snapshot; `counts_bytes` is false for a further name of a file."""
+        stat = found.entry.stat
+        size = stat.size if counts_bytes else 0
+        if stat.type == EntryType.DIRECTORY:
+            self.dirs += 1
+        else:
+            self.files += 1
+            self.bytes += size
+        if action is Action.CREATE:
+            self.created += 1
+        elif action is Action.UNCHANGED:
+            self.unchanged += 1
+        else:
+            self.overwritten += 1
+        self._tell(action, found.path, TYPE_NAMES[EntryType(stat.type)], size)
+        self.progress.add(files=int(stat.type != EntryType.DIRECTORY), bytes=size, moved=1)
+
+    def removed(self, path: bytes, kind: str, size: int) -> None:
+        """Count one deleted name of the target."""
+        self.deleted += 1
+        self._tell(Action.DELETE, path, kind, size)
+        self.progress.add(moved=1)
+
+    def lost(self, path: bytes, losses: list[Loss]) -> None:
+        """List what an entry lost."""
+        for loss in losses:
+            self.differs(path, loss.what, loss.message)
+
+    def failed(self, path: bytes, failure: EntryFailed) -> None:
+        """List an entry that was not restored."""
+        self.differs(path, failure.reason, failure.message)
+
+    def differs(self, path: bytes, reason: str, message: str) -> None:
+        """List one thing that is not as in the snapshot."""
+        self.not_exact_count += 1
+        if len(self.not_exact) < limits.REPORTED_NAMES_MAX:
+            self.not_exact.append(NotExactRow(path, reason, message))
+
+    def broke(self, path: bytes, damage: Damaged) -> None:
+        """List what damage of stored data kept from being restored."""
+        name, chunk = str(damage.details.get("object", "")), str(damage.details.get("chunk", ""))
+        row = DamagedRow(path, name, chunk)
+        if self.damaged and self.damaged[-1] == row:
+            return
+        self.damaged_count += 1
+        if name and name not in self.objects and len(self.objects) < _OBJECTS_NAMED_MAX:
+            self.objects.append(name)
+        if len(self.damaged) < limits.REPORTED_NAMES_MAX:
+            self.damaged.append(row)
+
+    def _tell(self, action: Action, path: bytes, kind: str, size: int) -> None:
+        if (
+            self.wants_plan
+            and action is not Action.UNCHANGED
+            and len(self.plan) < limits.REPORTED_NAMES_MAX
+        ):
+            row = {"action": action.value, **path_fields(path), "type": kind, "bytes": size}
+            self.plan.append(row)

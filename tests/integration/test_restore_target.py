@@ -1,0 +1,570 @@
+"""Files get their names when they are complete, in directories reached without a symlink."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from holdfast_agent.restore import target as targets
+from holdfast_agent.restore.directory import TEMPORARY_PREFIX, TargetDirectory, TemporaryNames
+from holdfast_agent.restore.failures import EntryFailed, InTheWay, failure_from
+from holdfast_agent.restore.metadata import Policy
+from holdfast_agent.restore.nodes import make_node
+from holdfast_agent.restore.removal import remove
+from holdfast_agent.restore.target import OPEN_MAX, Target
+from holdfast_agent.restore.writer import Writer
+from holdfast_agent.sources.findings import Reason
+from holdfast_agent.sources.roots import OwnFiles, Roots
+from holdfast_agent.tree.entry import Content, EntryType, Stat
+from holdfast_contract.errors import (
+    InvalidInput,
+    NoSpace,
+    NotFound,
+    OutsideRoots,
+    Refused,
+    StoreFailed,
+)
+from tests.support.privilege import make_read_only, on_small_disk, without_privilege
+
+PRIVILEGED = os.geteuid() == 0
+POLICY = Policy(special=True)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[Target]:
+    (tmp_path / "top").mkdir()
+    with Target.open(os.fsencode(tmp_path / "top"), run="run1") as opened:
+        yield opened
+
+
+def mine() -> Content:
+    return Content(uid=os.geteuid(), gid=os.getegid())
+
+
+def entry(name: bytes, size: int = 0) -> Stat:
+    return Stat(name, EntryType.FILE, 0o640, size, 1_000_000_007, 0, 1, 0)
+
+
+def write(directory: TargetDirectory, name: bytes, data: bytes) -> None:
+    with directory.create_file(name) as writer:
+        writer.write(data, 0)
+        assert writer.finish(len(data), entry(name, len(data)), mine(), POLICY) == []
+        writer.commit()
+
+
+def temporaries(folder: Path) -> list[str]:
+    return [name for name in os.listdir(folder) if name.startswith(".holdfast-")]
+
+
+# --- the way to the target
+def test_missing_directories_of_a_target_are_made_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        path = os.fsencode(tmp_path / "a" / "b" / "c")
+        with Target.open(path, run="r") as target:
+            assert target.directories_made == 3
+            assert target.directory(()).created
+        with Target.open(path, run="r") as target:
+            assert target.directories_made == 0
+            assert not target.directory(()).created
+    finally:
+        os.umask(before)
+    for name in ("a", "a/b", "a/b/c"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o755
+
+
+def test_a_target_that_is_absent_is_told_when_nothing_may_be_made(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        Target.open(os.fsencode(tmp_path / "a"), run="r", create=False)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_root_itself_is_made_but_nothing_above_it(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    roots = Roots.configured([os.fsencode(root)])
+    with Target.open(os.fsencode(root / "x" / "y"), run="r", limits=roots) as target:
+        assert target.directories_made == 3
+    far = Roots.configured([os.fsencode(tmp_path / "no" / "root")])
+    with pytest.raises(NotFound):
+        Target.open(os.fsencode(tmp_path / "no" / "root"), run="r", limits=far)
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("below", ["", "other", "rootx", "root/../other"])
+def test_a_target_outside_the_restore_roots_is_refused(tmp_path: Path, below: str) -> None:
+    roots = Roots.configured([os.fsencode(tmp_path / "root")])
+    wanted = os.fsencode(f"{tmp_path}/{below}")
+    with pytest.raises((OutsideRoots, InvalidInput)):
+        Target.open(wanted, run="r", limits=roots)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_symlink_below_a_restore_root_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "outside")
+    roots = Roots.configured([os.fsencode(tmp_path / "root")])
+    for path in ("root/link", "root/link/below"):
+        with pytest.raises(Refused):
+            Target.open(os.fsencode(tmp_path / path), run="r", limits=roots)
+    assert os.listdir(tmp_path / "outside") == []
+
+
+def test_a_command_lines_own_directory_may_be_given_by_a_symlink(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with Target.open(os.fsencode(tmp_path / "link" / "new"), run="r") as target:
+        write(target.directory(()), b"file", b"x")
+    assert (tmp_path / "real" / "new" / "file").read_bytes() == b"x"
+
+
+def test_a_file_in_place_of_the_target_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for path in ("file", "file/below"):
+        with pytest.raises(Refused):
+            Target.open(os.fsencode(tmp_path / path), run="r")
+    with pytest.raises(InvalidInput):
+        Target.open(b"relative", run="r")
+
+
+def test_a_target_that_cannot_be_made_without_privilege_is_refused(open_tmp: Path) -> None:
+    (open_tmp / "closed").mkdir(mode=0o555)
+    assert without_privilege(_refusal, str(open_tmp / "closed" / "new")) == "refused"
+
+
+def _refusal(path: str) -> str:
+    try:
+        Target.open(path.encode(), run="r")
+    except Refused as exc:
+        return exc.code
+    return ""
+
+
+# --- directories
+def test_directories_are_made_on_demand_and_told_apart(target: Target, tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        target.directory((b"a", b"b"))
+    made = target.directory((b"a", b"b"), create=True, mode=0o700)
+    assert made.created
+    assert stat.S_IMODE((tmp_path / "top" / "a").stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "top" / "a" / "b").stat().st_mode) == 0o700
+    assert target.directory((b"a", b"b")) is made
+    (tmp_path / "top" / "old").mkdir(mode=0o711)
+    assert not target.directory((b"old",), create=True).created
+    assert stat.S_IMODE((tmp_path / "top" / "old").stat().st_mode) == 0o711
+
+
+@pytest.mark.parametrize("kind", ["file", "symlink", "dangling", "fifo"])
+def test_what_is_no_directory_is_in_the_way_of_one(
+    target: Target, tmp_path: Path, kind: str
+) -> None:
+    place = tmp_path / "top" / "a"
+    if kind == "file":
+        place.write_bytes(b"")
+    elif kind == "fifo":
+        os.mkfifo(place)
+    else:
+        (tmp_path / "outside").mkdir()
+        place.symlink_to(tmp_path / ("outside" if kind == "symlink" else "nowhere"))
+    with pytest.raises(InTheWay):
+        target.directory((b"a", b"b"), create=True)
+    assert remove(target.directory(()), b"a").entries == 1
+    assert target.directory((b"a", b"b"), create=True).created
+    assert kind != "symlink" or os.listdir(tmp_path / "outside") == []
+
+
+@pytest.mark.parametrize("name", [b"", b".", b"..", b"a/b", b"/", b"a\0b"])
+def test_what_is_not_one_name_goes_nowhere(target: Target, tmp_path: Path, name: bytes) -> None:
+    with pytest.raises(InvalidInput):
+        target.directory((name,), create=True)
+    with pytest.raises(InvalidInput):
+        target.directory(()).create_file(name)
+    with pytest.raises(InvalidInput):
+        remove(target.directory(()), name)
+    assert os.listdir(tmp_path) == ["top"]
+
+
+def test_more_directories_than_descriptors_are_no_problem(target: Target, tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for round_ in range(2):
+        for number in range(OPEN_MAX + 100):
+            directory = target.directory((b"%d" % number, b"below"), create=True)
+            write(directory, b"file%d" % round_, b"x")
+            assert len(os.listdir("/proc/self/fd")) - before <= OPEN_MAX + 1
+    assert len(list((tmp_path / "top").rglob("file?"))) == 2 * (OPEN_MAX + 100)
+
+
+def test_a_directory_stays_open_while_a_writer_needs_it(target: Target, tmp_path: Path) -> None:
+    held = target.directory((b"held",), create=True)
+    writer = held.create_file(b"file")
+    for number in range(OPEN_MAX + 50):
+        target.directory((b"%d" % number,), create=True)
+    assert held.descriptor >= 0
+    writer.write(b"late", 0)
+    writer.commit()
+    target.directory((b"one more",), create=True)
+    assert held.descriptor < 0
+    assert (tmp_path / "top" / "held" / "file").read_bytes() == b"late"
+
+
+def test_a_target_deeper_than_any_path_is_written_and_removed(
+    target: Target, tmp_path: Path
+) -> None:
+    levels = 600
+    place: tuple[bytes, ...] = ()
+    for _ in range(levels):
+        place += (b"n" * 255,)
+        write(target.directory(place, create=True), b"f" * 255, b"deep")
+    for depth in range(levels, 0, -1):
+        found = target.directory(place[:depth]).open_existing(b"f" * 255)
+        assert found is not None
+        found.close()
+    target.forget(place[:1])
+    done = remove(target.directory(()), b"n" * 255)
+    assert (done.entries, done.directories, done.kept) == (levels, levels, [])
+    assert os.listdir(tmp_path / "top") == []
+
+
+def test_a_directory_that_takes_no_files_is_opened_for_the_restore(open_tmp: Path) -> None:
+    found = without_privilege(_restore_into_read_only, str(open_tmp_of_nobody(open_tmp)))
+    assert found == [["denied", True], 0o755, False]
+
+
+def open_tmp_of_nobody(open_tmp: Path) -> Path:
+    folder = open_tmp / "mine"
+    folder.mkdir()
+    if PRIVILEGED:
+        os.chown(folder, 12345, 12345)
+    return folder
+
+
+def _restore_into_read_only(folder: str) -> list[object]:
+    os.mkdir(folder + "/closed")
+    os.chmod(folder + "/closed", 0o555)
+    with Target.open(folder.encode(), run="r") as target:
+        directory = target.directory((b"closed",))
+        try:
+            write(directory, b"file", b"x")
+        except EntryFailed as exc:
+            first = str(exc.reason)
+        widened = directory.allow_writing()
+        write(directory, b"file", b"x")
+        mode = stat.S_IMODE(os.stat(folder + "/closed").st_mode)
+        return [[first, widened], mode, directory.allow_writing()]
+
+
+# --- files
+def test_a_file_gets_its_name_when_it_is_complete(target: Target, tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    (top / "file").write_bytes(b"before")
+    with target.directory(()).create_file(b"file") as writer:
+        writer.write(b"after", 0)
+        assert (top / "file").read_bytes() == b"before"
+        (temporary,) = temporaries(top)
+        assert stat.S_IMODE((top / temporary).stat().st_mode) == 0o600
+        writer.finish(5, entry(b"file", 5), mine(), POLICY)
+        inode = writer.commit()[1]
+    info = (top / "file").stat()
+    assert (top / "file").read_bytes() == b"after"
+    assert (info.st_ino, stat.S_IMODE(info.st_mode)) == (inode, 0o640)
+    assert info.st_mtime_ns == 1_000_000_007
+    assert temporaries(top) == []
+
+
+def test_a_file_that_is_given_up_leaves_nothing(target: Target, tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    (top / "file").write_bytes(b"before")
+    with (
+        pytest.raises(RuntimeError, match="damaged"),
+        target.directory(()).create_file(b"file") as writer,
+    ):
+        writer.write(b"half", 0)
+        raise RuntimeError("damaged")
+    assert os.listdir(top) == ["file"]
+    assert (top / "file").read_bytes() == b"before"
+    assert target.directory(()).holders == 0
+    writer.abort()
+
+
+def test_what_is_never_written_is_a_hole(target: Target, tmp_path: Path) -> None:
+    size = (5 << 30) + 1
+    with target.directory(()).create_file(b"sparse") as writer:
+        writer.write(b"middle", 1 << 30)
+        writer.finish(size, entry(b"sparse", size), mine(), POLICY)
+        writer.commit()
+    info = (tmp_path / "top" / "sparse").stat()
+    assert info.st_size == size
+    assert info.st_blocks * 512 < 1 << 20
+    with (tmp_path / "top" / "sparse").open("rb") as file:
+        file.seek((1 << 30) - 1)
+        assert file.read(8) == b"\0middle\0"
+
+
+def test_a_file_is_cut_to_its_length(target: Target, tmp_path: Path) -> None:
+    with target.directory(()).create_file(b"file") as writer:
+        writer.write(b"0123456789", 0)
+        writer.finish(4, entry(b"file", 4), mine(), POLICY)
+        writer.commit()
+    assert (tmp_path / "top" / "file").read_bytes() == b"0123"
+
+
+def test_a_short_write_is_continued(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[:3], at))
+    write(target.directory(()), b"file", b"0123456789")
+    assert (tmp_path / "top" / "file").read_bytes() == b"0123456789"
+
+
+def test_a_directory_in_the_way_of_a_file_is_told_and_can_be_removed(
+    target: Target, tmp_path: Path
+) -> None:
+    (tmp_path / "top" / "file" / "below").mkdir(parents=True)
+    with target.directory(()).create_file(b"file") as writer:
+        writer.write(b"new", 0)
+        with pytest.raises(InTheWay):
+            writer.commit()
+        remove(target.directory(()), b"file")
+        writer.commit()
+    assert (tmp_path / "top" / "file").read_bytes() == b"new"
+    assert temporaries(tmp_path / "top") == []
+
+
+def test_a_symlink_of_the_same_name_is_replaced_not_written_through(
+    target: Target, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").write_bytes(b"outside")
+    (tmp_path / "top" / "file").symlink_to(tmp_path / "outside")
+    write(target.directory(()), b"file", b"new")
+    assert not (tmp_path / "top" / "file").is_symlink()
+    assert (tmp_path / "outside").read_bytes() == b"outside"
+
+
+def test_hard_links_of_the_file_that_is_replaced_keep_their_content(
+    target: Target, tmp_path: Path
+) -> None:
+    (tmp_path / "top" / "file").write_bytes(b"before")
+    os.link(tmp_path / "top" / "file", tmp_path / "other")
+    write(target.directory(()), b"file", b"after")
+    assert (tmp_path / "other").read_bytes() == b"before"
+
+
+# --- delta
+def test_content_that_is_right_already_is_cloned(target: Target, tmp_path: Path) -> None:
+    data = bytes(range(256)) * 4096
+    (tmp_path / "top" / "file").write_bytes(data)
+    directory = target.directory(())
+    existing = directory.open_existing(b"file")
+    assert existing is not None
+    with existing, directory.create_file(b"file") as writer:
+        buffer = memoryview(bytearray(100))
+        assert existing.read_into(buffer, 256) == 100
+        assert existing.info.st_size == len(data)
+        writer.clone(existing, 0, 500_000)
+        writer.write(b"NEW", 500_000)
+        writer.clone(existing, 500_003, len(data) - 500_003)
+        assert writer.read_into(buffer, 499_990) == 100
+        assert bytes(buffer[10:13]) == b"NEW"
+        writer.finish(len(data), entry(b"file", len(data)), mine(), POLICY)
+        writer.commit()
+    assert (tmp_path / "top" / "file").read_bytes() == data[:500_000] + b"NEW" + data[500_003:]
+
+
+def test_cloning_works_where_the_kernel_cannot(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    data = b"x" * ((3 << 20) + 5)
+    (tmp_path / "top" / "file").write_bytes(data)
+    directory = target.directory(())
+    existing = directory.open_existing(b"file")
+    assert existing is not None
+    with existing, directory.create_file(b"copy") as writer:
+        writer.clone(existing, 5, len(data) - 5)
+        writer.commit()
+    assert (tmp_path / "top" / "copy").read_bytes() == b"\0" * 5 + data[5:]
+
+
+def test_an_existing_file_that_has_become_shorter_is_told(target: Target, tmp_path: Path) -> None:
+    (tmp_path / "top" / "file").write_bytes(b"short")
+    directory = target.directory(())
+    existing = directory.open_existing(b"file")
+    assert existing is not None
+    with existing, directory.create_file(b"copy") as writer:
+        with pytest.raises(EntryFailed) as failed:
+            writer.clone(existing, 0, 100)
+        assert failed.value.reason == Reason.CHANGED
+
+
+@pytest.mark.timeout(20)
+def test_only_regular_files_are_read_for_a_delta(target: Target, tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    os.mkfifo(top / "fifo")
+    (top / "folder").mkdir()
+    (top / "file").write_bytes(b"")
+    (top / "link").symlink_to("file")
+    directory = target.directory(())
+    for name in (b"fifo", b"folder", b"link", b"gone"):
+        assert directory.open_existing(name) is None
+
+
+# --- cleaning up, limits, errors
+def test_leftovers_of_the_same_run_are_removed_and_others_are_not(
+    target: Target, tmp_path: Path
+) -> None:
+    top = tmp_path / "top"
+    abandoned = Writer(target.directory(()), b"file")
+    os.close(abandoned.descriptor)
+    (top / ".holdfast-run2-00").write_bytes(b"")
+    (top / ".holdfast-mine").write_bytes(b"")
+    with Target.open(os.fsencode(top), run="run1") as again:
+        assert again.directory(()).remove_leftovers() == 1
+        assert again.directory(()).remove_leftovers() == 0
+        assert again.directory(()).names() == [b".holdfast-mine", b".holdfast-run2-00"]
+
+
+def test_temporary_names_are_not_to_be_guessed() -> None:
+    names = TemporaryNames("run", os.urandom)
+    found = {names.fresh() for _ in range(1000)}
+    assert len(found) == 1000
+    assert all(name.startswith(TEMPORARY_PREFIX) and len(name) < 64 for name in found)
+
+
+def test_a_temporary_name_that_is_taken_is_not_written_to(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_bytes(b"outside")
+    (tmp_path / "top").mkdir()
+    (tmp_path / "top" / ".holdfast-r-0000000000000000").symlink_to(tmp_path / "outside")
+    with Target.open(os.fsencode(tmp_path / "top"), run="r", random=bytes) as target:
+        with pytest.raises(EntryFailed):
+            target.directory(()).create_file(b"file")
+        assert target.directory(()).holders == 0
+    assert (tmp_path / "outside").read_bytes() == b"outside"
+
+
+def test_the_agents_own_files_are_neither_replaced_nor_entered(tmp_path: Path) -> None:
+    (tmp_path / "top" / "state").mkdir(parents=True)
+    (tmp_path / "top" / "key").write_bytes(b"secret")
+    own = OwnFiles(os.fsencode(tmp_path / "top" / name) for name in ("state", "key"))
+    with Target.open(os.fsencode(tmp_path / "top"), run="r", own=own) as target:
+        with pytest.raises(EntryFailed) as failed:
+            target.directory((b"state",))
+        assert failed.value.reason == Reason.OWN_FILE
+        with pytest.raises(EntryFailed) as failed:
+            target.directory(()).create_file(b"key")
+        assert failed.value.reason == Reason.OWN_FILE
+        with target.directory(()).create_file(b"new") as writer:
+            writer.name = b"key"
+            with pytest.raises(EntryFailed):
+                writer.commit()
+        write(target.directory(()), b"other", b"x")
+    assert (tmp_path / "top" / "key").read_bytes() == b"secret"
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [
+        (errno.ENOSPC, NoSpace),
+        (errno.EDQUOT, NoSpace),
+        (errno.EROFS, Refused),
+        (errno.EISDIR, InTheWay),
+        (errno.EACCES, EntryFailed),
+        (errno.EIO, EntryFailed),
+    ],
+)
+def test_a_full_or_read_only_target_ends_the_job_and_the_rest_one_entry(
+    target: Target, monkeypatch: pytest.MonkeyPatch, number: int, error: type[Exception]
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with target.directory(()).create_file(b"file") as writer:
+        monkeypatch.setattr(os, "pwrite", refuse)
+        with pytest.raises(error):
+            writer.write(b"x", 0)
+    assert type(failure_from(OSError(number, ""))) is error
+    assert target.directory(()).names() == []
+
+
+def test_a_full_disk_leaves_no_half_written_file(tmp_path: Path) -> None:
+    found = on_small_disk(_fill, str(tmp_path))
+    assert found in (None, ["no-space", 14, [], "after"])
+
+
+def _fill(folder: str) -> list[object]:
+    with Target.open(folder.encode(), run="r") as target:
+        directory = target.directory(())
+        try:
+            with directory.create_file(b"large") as writer:
+                for number in range(64):
+                    writer.write(b"x" * 65_536, number * 65_536)
+        except NoSpace as exc:
+            left = os.listdir(folder)
+            write(directory, b"small", b"after")
+            return [exc.code, exc.exit_code, left, Path(folder, "small").read_text()]
+    return []
+
+
+def test_a_read_only_target_is_refused(tmp_path: Path) -> None:
+    assert on_small_disk(_read_only, str(tmp_path)) in (None, ["refused"] * 4)
+
+
+def _read_only(folder: str) -> list[str]:
+    def code(attempt: Callable[[], object]) -> str:
+        try:
+            attempt()
+        except Refused as exc:
+            return exc.code
+        return "nothing"
+
+    os.mkdir(folder + "/old")
+    make_read_only(folder)
+    link = Stat(b"l", EntryType.SYMLINK, 0, 0, 0, 0, 1, 0)
+    with Target.open(folder.encode(), run="r") as target:
+        top = target.directory(())
+        return [
+            code(lambda: top.create_file(b"file")),
+            code(lambda: target.directory((b"new",), create=True)),
+            code(lambda: make_node(top, link, Content(target=b"x"), POLICY)),
+            code(lambda: remove(top, b"old")),
+        ]
+
+
+def test_sync_reaches_the_disk_or_says_so(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(target.directory((b"a",), create=True), b"file", b"x")
+    target.sync()
+
+    class Broken:
+        def syncfs(self, _: int) -> int:
+            ctypes.set_errno(self.number)
+            return -1
+
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+    monkeypatch.setattr(targets, "_LIBC", Broken(errno.EIO))
+    with pytest.raises(StoreFailed):
+        target.sync()
+    monkeypatch.setattr(targets, "_LIBC", Broken(errno.ENOSPC))
+    with pytest.raises(NoSpace):
+        target.sync()
+
+
+def test_descriptors_are_given_back(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with Target.open(os.fsencode(tmp_path / "top"), run="r") as target:
+        for number in range(10):
+            write(target.directory((b"%d" % number,), create=True), b"f", b"")
+    for wrong in (tmp_path / "top" / "0" / "f" / "x", tmp_path / "top" / "0" / "f"):
+        with pytest.raises(Refused):
+            Target.open(os.fsencode(wrong), run="r")
+    assert len(os.listdir("/proc/self/fd")) == before
