@@ -1,16 +1,13 @@
 #!/usr/bin/env python3
 """Restore a Holdfast snapshot from a store directory and a key file, without Holdfast.
 
-Written from docs/format.md alone and in its words: a second opinion on that page and on every
-store. Needs Linux and Python 3.11 with the packages blake3, cryptography and zstandard.
-Exit: 0 done; 1 failed; 2 wrong usage; 3 restored, but not all of it exactly; 10 not found;
-11 the target is in use; 12 wrong key; 13 damage: named, and everything else is restored.
+Written from docs/format.md alone: a second opinion on it and on every store. Needs Linux, Python
+3.11, blake3, cryptography, zstandard. Exit: 0 done; 1 failed; 2 wrong usage; 3 not all exact; 10
+not found; 11 target in use; 12 wrong key; 13 damage: it is named, and all else is restored.
 """
-# ruff: noqa: D101, D102, D103 - what format.md does not say stands beside the name
-# fmt: off - one blank line between functions keeps the promise of at most 500 lines
 
-from __future__ import annotations
-
+# ruff: noqa: D101, D102, D103 - dense, since the promise is one file of at most 500 lines
+# fmt: off
 import argparse
 import base64
 import hmac
@@ -33,24 +30,22 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 EXAMPLE = "example: format_reader.py /srv/store shop.key restore 3f9a2c /mnt/out --path /data/a"
-MIB, ZERO, ONES = 1 << 20, bytes(32), b"\xff" * 32
+MIB, ZERO, ONES = 1 << 20, bytes(32), b"\xff" * 32  # as chunk ids: a hole; the chunk that names it
 CONTENT, TREE, REPORT, IMPLIED, SKIPPED = 1, 2, 3, 2, 4  # types of chunks; flags of entries
-FILE, DIRECTORY, SYMLINK = 1, 2, 3  # types of entries; then FIFO, socket and devices:
-NODES = {4: 0o010600, 5: 0o140600, 6: 0o020600, 7: 0o060600}
+FILE, DIRECTORY, SYMLINK, NODES = 1, 2, 3, {4: 0o010600, 5: 0o140600, 6: 0o020600, 7: 0o060600}
 FOLDER, HANDLE = os.O_DIRECTORY | os.O_NOFOLLOW, os.O_PATH | os.O_NOFOLLOW
 Extent = namedtuple("Extent", "chunk offset length")  # chunk ZERO: a hole
 Entry = namedtuple("Entry", "name kind mode size mtime ctime inode flags owner hash extents extra")
 # The keys of every map: bodies, then the records of the journal (beside their time_ns).
-MAPS = """HFID=domain client lineage heads sign_key box_key previous reason time_ns;
-    HFDM=domain name revision created_ns chunker small_file_bytes_max share_references key_check
-    epoch_checks wraps; HFMF=domain client lineage identity seq prev parent dataset known_seq
-    known_hash started_ns agent_time_ns paths excludes tags tree refs_set refs_count epoch_min
-    epoch_new files dirs bytes bytes_new result consistency report agent_version;
-    report=kind rows more; extra=xattrs link target device spill xattr_blocks; store=store_id;
-    domain=domain name object revision; identity=domain client object identity; deletion=objects;
-    commit=domain client snapshot seq manifest refs; damaged=domain chunk object offset;
-    tag=domain snapshot tags; quarantine=domain client since_ns; forget undelete purge pin
-    unpin=domain snapshot"""
+MAPS = """HFID=domain client lineage heads sign_key box_key previous reason time_ns; HFDM=domain
+    name revision created_ns chunker small_file_bytes_max share_references key_check epoch_checks
+    wraps; HFMF=domain client lineage identity seq prev parent dataset known_seq known_hash
+    started_ns agent_time_ns paths excludes tags tree refs_set refs_count epoch_min epoch_new files
+    dirs bytes bytes_new result consistency report agent_version; report=kind rows more;
+    extra=xattrs link target device spill xattr_blocks; store=store_id; domain=domain name object
+    revision; identity=domain client object identity; deletion=objects; commit=domain client
+    snapshot seq manifest refs; damaged=domain chunk object offset; tag=domain snapshot tags;
+    quarantine=domain client since_ns; forget undelete purge pin unpin=domain snapshot"""
 TABLE = [row.split("=") for row in MAPS.split(";")]
 KEYS = {name: set(keys.split()) for names, keys in TABLE for name in names.split()}
 ULID = re.compile("[0-9A-HJKMNP-TV-Z]{26}")
@@ -61,9 +56,8 @@ COUNTED: Any = {n: (dict if n < 144 else list if n < 160 else str, "") for n in 
 COUNTED |= {0xC4: (bytes, "B"), 0xC5: (bytes, "H"), 0xC6: (bytes, "I"), 0xD9: (str, "B"),
             0xDA: (str, "H"), 0xDB: (str, "I"), 0xDC: (list, "H"), 0xDD: (list, "I"),
             0xDE: (dict, "H"), 0xDF: (dict, "I")}
-# What reading raises: wrong bytes ValueError, too few struct.error, an absent object OSError, ...
 BROKEN = (ValueError, struct.error, ArithmeticError, LookupError, TypeError, OSError,
-          InvalidSignature, InvalidTag, zstandard.ZstdError)
+          InvalidSignature, InvalidTag, zstandard.ZstdError)  # what reading wrong bytes raises
 
 def require(fact: bool, why: str) -> None:
     if not fact:
@@ -75,10 +69,8 @@ def body_of(data: bytes, keys: str = "") -> Any:  # the MessagePack value that `
         return int(struct.unpack(">" + code, stream.read(struct.calcsize(code)))[0])
     def value(depth: int) -> Any:
         tag = number("B")
-        if tag in SCALARS:
-            return SCALARS[tag]
-        if tag in NUMBERS:
-            return number(NUMBERS[tag])
+        if tag in SCALARS or tag in NUMBERS:
+            return SCALARS[tag] if tag in SCALARS else number(NUMBERS[tag])
         kind, code = COUNTED[tag]
         count = number(code) if code else tag & (31 if kind is str else 15)
         if kind in (bytes, str):
@@ -157,11 +149,11 @@ class Store:  # a store directory, as the holder of one domain's key sees it
         self.told[line] = kind
 
     @contextmanager
-    def telling(self, name: str | bytes) -> Iterator[None]:  # damage ends the block, and is told
+    def telling(self, name: str | bytes, local: str = "damaged") -> Iterator[None]:
         try:
             yield
-        except BROKEN as damage:
-            self.tell("damaged", name, damage)
+        except BROKEN as why:  # ends the block, and no more
+            self.tell(local if isinstance(why, OSError) else "damaged", name, why)
 
     def read(self, name: str, offset: int = 0, length: int = -1) -> bytes:
         with open(os.path.join(self.root, name), "rb") as file:
@@ -196,11 +188,10 @@ class Store:  # a store directory, as the holder of one domain's key sees it
                 after = (store_id, number + 1, first + count, blake3(data).digest())
                 yield from records
 
-    def authentic(self, data: bytes, magic: bytes, use: str, tail: int = 0) -> Any:
+    def authentic(self, data: bytes, magic: bytes, use: bytes, tail: int = 0) -> Any:
         header, length = struct.unpack_from("<8sI", data)
         require(header == magic + b"\1\0\0\0" and len(data) == 44 + length + tail, "header")
-        signed = f"holdfast/1/{use}".encode() + data[8 : 12 + length]
-        mac = hmac.digest(self.keys.mac, signed, "sha256")
+        mac = hmac.digest(self.keys.mac, b"holdfast/1/" + use + data[8 : 12 + length], "sha256")
         require(hmac.compare_digest(mac, data[12 + length : 44 + length]), "MAC differs")
         self.is_proven, body = True, body_of(data[12 : 12 + length], magic.decode())
         require(body["domain"] == self.keys.domain, "body of another domain")
@@ -212,7 +203,7 @@ class Store:  # a store directory, as the holder of one domain's key sees it
             with self.telling(f"{name} (or the key is of another domain)"):
                 data = self.read(name)
                 self.is_proven |= self.keys.check in data
-                found[blake3(data).digest()] = self.authentic(data, magic, kind)
+                found[blake3(data).digest()] = self.authentic(data, magic, kind.encode())
         return found
 
     def snapshots(self) -> dict[str, Any]:  # by id: (body, commit record; {} in a torn journal)
@@ -222,7 +213,7 @@ class Store:  # a store directory, as the holder of one domain's key sees it
             commit = next((r for r in commits if name.endswith(r["manifest"])), {})
             with self.telling(f"{name} {commit.get('client', '')}"):
                 data = self.read(name)
-                body, digest = self.authentic(data, b"HFMF", "manifest", 64), blake3(data).digest()
+                body, digest = self.authentic(data, b"HFMF", b"manifest", 64), blake3(data).digest()
                 identity = self.identities.get(body["identity"], {"client": "nobody known"})
                 require(identity["client"] == body["client"], f"signed by {identity['client']}")
                 signed = b"holdfast/1/manifest-signature" + data[8:-64]
@@ -251,12 +242,11 @@ class Store:  # a store directory, as the holder of one domain's key sees it
 
     def index(self) -> None:  # every copy of every chunk, oldest pack first
         for pack in self.names("packs"):
-            entries = list[Any]()
-            with self.telling(pack):
-                entries = self.by_footer(pack)
-            with self.telling(pack):
-                for entry in entries or self.by_frames(pack):
-                    self.copies.setdefault(entry[0], []).append((pack, entry))
+            for find in (self.by_footer, self.by_frames):
+                with self.telling(pack):
+                    for entry in find(pack):
+                        self.copies.setdefault(entry[0], []).append((pack, entry))
+                    break
 
     def by_footer(self, pack: str) -> list[Any]:
         size = os.path.getsize(os.path.join(self.root, pack))
@@ -275,9 +265,9 @@ class Store:  # a store directory, as the holder of one domain's key sees it
 
     def by_frames(self, pack: str) -> list[Any]:  # wherever a frame's check holds
         data = self.read(pack)
-        found = re.finditer(b"(?s)HFFR(?=(.{4})(.{32}))", data)
-        heads = [(f[2], None, f.start() + 48, int.from_bytes(f[1], "little")) for f in found]
-        return [e for e in heads if blake3(data[e[2] - 48 : e[2] - 8]).digest(8) == data[e[2] - 8 : e[2]]]
+        found = re.finditer(b"(?s)HFFR(?=(.{4})(.{32})(.{8}))", data)
+        frames = [f for f in found if blake3(b"HFFR" + f[1] + f[2]).digest(8) == f[3]]
+        return [(f[2], None, f.start() + 48, int.from_bytes(f[1], "little")) for f in frames]
 
     def open_first(self, chunk_id: bytes, kind: int) -> bytes:  # of its copies, one that opens
         for pack, entry in self.copies.get(chunk_id, []):
@@ -300,9 +290,9 @@ def check(entry: Entry) -> Entry:
     require(is_name and not set(b"\0/") & set(name), "forbidden name")
     is_known = all(type(n) is int for n in entry[1:8]) and 1 <= kind <= 7 and entry.size >= 0
     require(is_known and 0 <= entry.mode <= 0o7777 and 0 <= entry.flags < 8, "unknown entry")
-    require(kind == DIRECTORY or not entry.flags & IMPLIED, "implied, and no directory")
-    require(kind <= DIRECTORY or not entry.extents, "content of what has none")
-    require(len(entry.hash) in ((0, 32) if kind == FILE and entry.size <= 64 * MIB else (0,)), "hash")
+    is_odd = bool(entry.flags & IMPLIED) or (kind != FILE and bool(entry.extents))
+    require(kind == DIRECTORY or not is_odd, "pages or implied, and no directory")
+    require(len(entry.hash) in (0, 32 if kind == FILE and entry.size <= 64 * MIB else 0), "hash")
     is_extra = extra.keys() <= KEYS["extra"] and extra.get("spill", 1) in (1, 2)
     require(is_extra and (is_skipped or (kind == SYMLINK) == ("target" in extra)), "extra")
     return entry
@@ -312,14 +302,13 @@ class Tree:  # walks the tree of one snapshot, and restores what is wanted of it
         self.store, self.body, self.wanted, self.target = store, body, wanted, target
         self.left, self.groups = {k: body[k] for k in ("files", "dirs", "bytes")}, set[bytes]()
         self.left["dirs"] += sum(path.count(b"/") for path in body["paths"])  # the implied ones
-        self.reached, self.is_met, self.links = set[bytes](body["report"]), False, dict[Any, Any]()
+        self.reached, self.is_met, self.links = {*body["report"]}, not wanted, dict[Any, Any]()
 
     def bytes_of(self, extent: Extent, kind: int) -> bytes:
         plaintext = self.store.chunk(extent.chunk, kind)
         require(extent.offset + extent.length <= len(plaintext), "extent outside its chunk")
         return plaintext[extent.offset : extent.offset + extent.length]
 
-    # The extent that the page or block `at` names: ZERO is a hole, ONES is its own chunk.
     def extent(self, at: Extent, chunk: bytes, offset: int, length: int) -> Extent:
         require(offset >= 0 and length >= 1 and (chunk != ZERO or offset == 0), "no extent")
         require(chunk != ONES or offset + length <= at.offset, "extent not before its own page")
@@ -350,13 +339,11 @@ class Tree:  # walks the tree of one snapshot, and restores what is wanted of it
             return [self.extent(at, chunks[index], *part) for index, *part in triples]
         owners, contents = body_of(data[ids_end:])
         for stats, content in zip(body_of(data[20:ids_at]), contents, strict=True):
-            owner, content_id, flat, more = content
-            extra = {"xattr_blocks": [], **(more or {})}
-            extra["xattr_blocks"] = extents(extra["xattr_blocks"])
-            entry = Entry._make([*stats, owners[owner], content_id, extents(flat), extra])
+            owner, digest, flat, more = content
+            extra = {**(more or {}), "xattr_blocks": extents((more or {}).get("xattr_blocks", []))}
+            entry = Entry._make([*stats, owners[owner], digest, extents(flat), extra])
+            require(not entries or entries[-1].name < entry.name, "names not sorted")
             entries.append(check(entry))
-        names = [entry.name for entry in entries]
-        require(names == sorted(set(names)), "names not sorted")
         require(len(used - {-1, -2}) == len(set(ids)) == count, "an id twice, or never named")
         return entries
 
@@ -375,14 +362,13 @@ class Tree:  # walks the tree of one snapshot, and restores what is wanted of it
         require(not is_read or sum(e.length for e in extents) == entry.size, "another size")
         return extents
 
-    def count(self, entry: Entry, path: bytes) -> None:
+    def count(self, entry: Entry, path: bytes) -> None:  # ends the walk of a forged tree
         kind, group = entry.kind, entry.extra.get("link")
         self.left["dirs" if kind == DIRECTORY else "files"] -= 1
         if kind == FILE and not entry.flags & SKIPPED and group not in self.groups:
             self.left["bytes"] -= entry.size
         self.groups |= {group} - {None}
-        is_within = min(self.left.values()) >= 0 and path.count(b"/") <= 4096
-        require(is_within, "more, or deeper, than the manifest says: the walk ends")
+        require(min(self.left.values()) >= 0 and path.count(b"/") <= 4096, "too large or too deep")
 
     def walk(self, path: bytes, folder: int, extents: list[Extent]) -> None:  # folder -1: nowhere
         for entry in self.pages(extents, path):
@@ -391,12 +377,10 @@ class Tree:  # walks the tree of one snapshot, and restores what is wanted of it
             is_in = (at + b"/").startswith(self.wanted + b"/")
             is_above = entry.kind == DIRECTORY and self.wanted.startswith(at + b"/")
             self.is_met |= is_in
-            try:
+            with self.store.telling(at, "not restored"):
                 content = self.content(entry)
                 if folder >= 0 and (is_in or is_above) and not entry.flags & SKIPPED:
                     below = self.make(folder, at, entry, content)
-            except BROKEN as why:
-                self.store.tell("not restored" if isinstance(why, OSError) else "damaged", at, why)
             if entry.kind == DIRECTORY:
                 self.walk(at, below, content)
             if below >= 0:
@@ -451,10 +435,8 @@ class Tree:  # walks the tree of one snapshot, and restores what is wanted of it
         steps += [partial(os.chmod, handle, entry.mode)] if entry.kind != SYMLINK else []
         steps += [partial(os.utime, handle, ns=(entry.mtime, entry.mtime))]
         for step in [partial(os.chmod, handle, 0o755)] if entry.flags & IMPLIED else steps:
-            try:
+            with self.store.telling(path + b": " + step.func.__name__.encode(), "not exact"):
                 step()
-            except BROKEN as why:
-                self.store.tell("not exact", path, f"{step.func.__name__}: {why}")
         os.close(fd)
 
     def restore(self, commit: Any) -> None:
@@ -497,9 +479,10 @@ def main(argv: list[str] | None = None) -> int:
     found = {k: v for k, v in store.snapshots().items() if k.startswith(options.snapshot)}
     if options.command == "list" or len(found) != 1:
         for snapshot, (body, commit) in found.items():
-            time = datetime.fromtimestamp(commit.get("time_ns", 0) // 10**9, UTC).isoformat()
-            paths = " ".join(repr(os.fsdecode(path)) for path in body["paths"])
-            print(snapshot, body["client"], body["seq"], time, body["result"], body["files"], paths)
+            with store.telling(f"commit record of {snapshot}"):
+                time = datetime.fromtimestamp(commit.get("time_ns", 0) // 10**9, UTC).isoformat()
+                facts = [body[key] for key in ("client", "seq", "result", "files")]
+                print(snapshot, time, *facts, *(repr(os.fsdecode(path)) for path in body["paths"]))
     if options.command == "restore" and len(found) != 1:
         store.tell("not found", options.snapshot, f"{len(found)} snapshots begin so")
     elif options.command == "restore":

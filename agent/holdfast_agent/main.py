@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 import sys
 
 from holdfast_agent.config import PROGRAM, agent_config
-from holdfast_contract.clock import SystemClock
 from holdfast_contract.errors import HoldfastError, InternalError
 from holdfast_contract.logs import configure_logs, get_logger, wants_colour
 from holdfast_contract.settings.arguments import read_invocation
@@ -34,13 +34,13 @@ def main() -> int:
         config = agent_config(settings, socket.gethostname())
         # Imported here: `--help` and `config show` need none of it.
         from holdfast_agent.runtime.start import run_agent
+        from holdfast_agent.sources.clock import SystemFileClock
 
-        asyncio.run(run_agent(config, SystemClock()))
+        asyncio.run(run_agent(config, SystemFileClock(), random.uniform))
         return 0
     except HoldfastError as error:
-        print(f"holdfast-agent: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"  {error.hint}", file=sys.stderr)
+        hint = f"  {error.hint}\n" if error.hint else ""
+        sys.stderr.write(f"holdfast-agent: {error.message}\n{hint}")
         return error.exit_code
     except Exception:
         _log.exception("the agent ends by a defect")

@@ -213,6 +213,19 @@ def test_a_directory_stays_open_while_a_writer_needs_it(target: Target, tmp_path
     assert (tmp_path / "top" / "held" / "file").read_bytes() == b"late"
 
 
+def test_a_directory_just_asked_for_is_open_even_when_writers_hold_all_others(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(targets, "OPEN_MAX", 2)
+    writers = [
+        target.directory((name,), create=True).create_file(b"file") for name in (b"a", b"b", b"c")
+    ]
+    last = target.directory((b"d",), create=True)
+    write(last, b"file", b"x")
+    for writer in writers:
+        writer.abort()
+
+
 def test_a_target_deeper_than_any_path_is_written_and_removed(
     target: Target, tmp_path: Path
 ) -> None:

@@ -139,16 +139,15 @@ def test_a_file_changed_after_the_directory_was_opened_is_unsettled(tree: Path) 
     }
 
 
-def test_a_file_written_just_before_by_the_same_tick_is_unsettled(tree: Path) -> None:
-    """With the precise clock in place of the coarse one this misses most of 200 files."""
+def test_no_change_after_the_opening_is_stamped_earlier_than_it(tree: Path) -> None:
+    """With the precise clock in place of the coarse one most of these look settled."""
     for number in range(200):
-        (tree / f"{number}").write_bytes(b"")
         with opened(tree) as directory:
+            (tree / f"{number}").write_bytes(b"")
             entry = look(directory, b"%d" % number)
-            assert not isinstance(entry, Finding)
-            ticked = CLOCK.stamp_ns() != directory.opened_ns
-            assert entry.flags == EntryFlag.UNSETTLED or entry.ctime_ns < directory.opened_ns
-            assert ticked or entry.flags == EntryFlag.UNSETTLED
+        assert not isinstance(entry, Finding)
+        assert entry.ctime_ns >= directory.opened_ns
+        assert entry.flags == EntryFlag.UNSETTLED
 
 
 def test_the_ctime_alone_makes_a_file_unsettled(tree: Path) -> None:
@@ -244,10 +243,9 @@ def test_names_whose_status_is_refused_are_skipped_entries_and_findings(open_tmp
     top = open_tmp / "top"
     (top / "folder").mkdir(parents=True)
     (top / "file").write_bytes(b"")
-    top.chmod(0o744)
+    top.chmod(0o444)
     found = without_privilege(unsearchable, str(top))
-    if not PRIVILEGED:
-        return  # the owner may search all the same
+    top.chmod(0o755)
     assert found == [
         ["file", EntryType.FILE, EntryFlag.SKIPPED],
         ["folder", EntryType.DIRECTORY, EntryFlag.SKIPPED],

@@ -1,4 +1,4 @@
-"""Generated trees come into the snapshot whole, day after day, and the refs name what is reached."""
+"""Generated trees come into the snapshot whole, day after day; refs name what is reached."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.trees import Aspect, compare, scan
 GRAIN = (Aspect.HOLES, Aspect.ALLOCATION)
 
 
-def check(bench: BackupBench, before: object = None) -> None:
+def check(bench: BackupBench) -> None:
     outcome = bench.run()
     assert outcome.finished.state is JobState.COMPLETED, outcome.result.skipped
     tree = scan(bench.volume)

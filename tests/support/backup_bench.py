@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -107,10 +108,8 @@ class BackupBench:
         state = StateDirectory(self.state_path)
         try:
             journal = JobJournal(state)
-            try:
+            with contextlib.suppress(HoldfastError):
                 journal.begin(order.job, control.encode(order))
-            except HoldfastError:
-                pass
 
             def open_uploads() -> MemoryUploads:
                 self.uploads = self.repository.uploads(order.job)
@@ -152,9 +151,7 @@ class BackupBench:
                     data += bytes(extent.length)
                     continue
                 if extent.chunk not in cached:
-                    cached[extent.chunk] = snapshot.chunks.read_one(
-                        ChunkType.CONTENT, extent.chunk
-                    )
+                    cached[extent.chunk] = snapshot.chunks.read_one(ChunkType.CONTENT, extent.chunk)
                 data += cached[extent.chunk][extent.offset : extent.offset + extent.length]
             contents[found.path.removeprefix(prefix)] = data
         return contents

@@ -1,4 +1,4 @@
-"""A repository in memory that does what the server does: admits packs, checks commits, keeps history.
+"""A repository in memory that does what the server does: admits packs, checks commits.
 
 Shares only the contract's codecs with the product: it has no key and opens nothing.
 """

@@ -156,8 +156,7 @@ def test_cancel_is_noticed_within_a_quarter_of_a_second(bench: BackupBench) -> N
     bench.cancel.set()
     thread.join(20)
     release.set()
-    # A thread that hangs in a request is given up after a tenth of a second each.
-    assert ended[0] - cancelled < 0.25 + 0.25
+    assert ended[0] - cancelled < 0.25
 
 
 def test_missing_chunks_are_made_anew_by_further_rounds(bench: BackupBench) -> None:
@@ -252,7 +251,7 @@ def test_what_stays_damaged_is_listed_and_the_snapshot_is_incomplete(bench: Back
     ]
     body = bench.snapshot().body
     assert body.result == "incomplete"
-    assert len(list(bench.snapshot().reports())[0].rows) == 1
+    assert len(next(iter(bench.snapshot().reports())).rows) == 1
     assert bench.uploads.commits == COMMIT_ROUNDS_MAX + 1
 
 

@@ -32,6 +32,8 @@ from holdfast_contract.limits import HAVE_IDS_MAX, MIB, PACK_CHUNKS_MAX
 
 _UPLOADERS: Final = 2
 _POLL_SECONDS: Final = 0.1
+_END_SECONDS: Final = 0.02
+"""Waited for each thread at the end: a cancelled job is to be over within 250 ms."""
 _SAMPLE: Final = 16
 """Every 16th sealed chunk is opened again before it is sent: a fault of memory or library is rare
 and lasting, so a sample finds it; all of them would cost a fifth of the time."""
@@ -155,7 +157,7 @@ class Shipping:
             self._changed.notify_all()
         for thread in self._threads:
             # A thread inside a request ends with it; the process need not wait for that.
-            thread.join(timeout=_POLL_SECONDS)
+            thread.join(timeout=_END_SECONDS)
 
     def _hand_over(self) -> None:
         if self._batch:

@@ -39,6 +39,8 @@ class Attributes(NamedTuple):
 
     content: Content
     """Owners, attributes, target, device; nothing of the file's content yet."""
+    type: int
+    """EntryType of what was asked: between two looks another thing may have taken the name."""
     device: int
     inode: int
     links: int

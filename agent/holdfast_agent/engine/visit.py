@@ -7,6 +7,7 @@ stored, marked unsettled (the next backup reads it again) and listed. Nothing he
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -85,16 +86,30 @@ class Visits:
             return EntryDraft(stat, Content(), old=old)
         if stat.type == EntryType.FILE:
             return self._file(place, stat, old)
-        return self.described(place, stat, old)
+        found = self.described(place, stat, old)
+        if found is not None and found.stat.type == EntryType.FILE and not found.is_skipped:
+            return self._file(place, found.stat, old)
+        return self._no_directory(place, found, old)
 
     def described(self, place: Place, stat: Stat, old: OldEntry | None) -> EntryDraft | None:
-        """Return the entry of what has no content of its own: a directory, a link, a device."""
+        """Return the entry of what has no content of its own: a directory, a link, a device.
+
+        Another thing may have taken the name meanwhile: then the entry is of that one's type.
+        """
         try:
             found = place.attributes(stat.name)
+            for _ in range(_ATTEMPTS):
+                if _is_of(found, stat):
+                    break
+                stat = place.look(stat.name)
+                found = place.attributes(stat.name)
         except Unreadable as why:
             if why.reason == VANISHED:
                 return None
             return self.skipped(place, stat, why, old)
+        if not _is_of(found, stat):
+            changing = Unreadable(CHANGED, "replaced whenever it was looked at")
+            return self.skipped(place, stat, changing, old)
         content = found.content
         if found.links > 1 and stat.type != EntryType.DIRECTORY:
             content = msgspec.structs.replace(content, link_group=place.link_group(found.inode))
@@ -105,10 +120,10 @@ class Visits:
     ) -> EntryDraft:
         """List a name, and return the entry that only says that it was there."""
         self._list(place, stat.name, why.reason, why.message)
-        try:
-            content = place.attributes(stat.name).content
-        except Unreadable:
-            content = Content()
+        content = Content()
+        with suppress(Unreadable):
+            found = place.attributes(stat.name)
+            content = found.content if _is_of(found, stat) else content
         return EntryDraft(_flagged(stat, _SKIPPED), content, old=old)
 
     def _list(self, place: Place, name: bytes, reason: str, message: str) -> None:
@@ -156,10 +171,26 @@ class Visits:
         return self._taken(place, last, old)
 
     def _other_kind(self, place: Place, stat: Stat, old: OldEntry | None) -> EntryDraft | None:
-        if stat.type == EntryType.DIRECTORY:
-            why = Unreadable(REPLACED, "became a directory while the backup was here")
-            return self.skipped(place, stat, why, old)
-        return self.described(place, stat, old)
+        """Return the entry of what has taken a file's name."""
+        found = EntryDraft(stat, Content(), old=old)
+        if stat.type != EntryType.DIRECTORY:
+            described = self.described(place, stat, old)
+            if described is None:
+                return None
+            found = described
+        if found.stat.type == EntryType.FILE and not found.is_skipped:
+            changing = Unreadable(CHANGED, "replaced whenever it was looked at")
+            return self.skipped(place, found.stat, changing, old)
+        return self._no_directory(place, found, old)
+
+    def _no_directory(
+        self, place: Place, found: EntryDraft | None, old: OldEntry | None
+    ) -> EntryDraft | None:
+        """Return `found`, listed where it is a directory now: the walk has passed its name."""
+        if found is None or not found.is_directory or found.is_skipped:
+            return found
+        why = Unreadable(REPLACED, "became a directory while the backup was here")
+        return self.skipped(place, found.stat, why, old)
 
     def _read_once(self, place: Place, stat: Stat, old: OldEntry | None) -> _Result:
         if self._source.is_full():
@@ -278,6 +309,11 @@ class Visits:
         if stat.type == EntryType.DIRECTORY:
             return self._other_kind(place, stat, entry.old)
         return self.entry(place, stat, entry.old)
+
+
+def _is_of(found: Attributes, stat: Stat) -> bool:
+    """Tell whether attributes are those of what was scanned."""
+    return (found.type, found.inode) == (stat.type, stat.inode)
 
 
 def _flagged(stat: Stat, flag: int) -> Stat:

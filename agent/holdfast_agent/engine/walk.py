@@ -357,6 +357,10 @@ class Walk:
         if entry is None or entry.is_skipped:
             self._drop_below(_below(path, stat.name))
             return entry
+        if entry.stat.type != _DIRECTORY:
+            # Exchanged since it was scanned: what it is now is described, or read.
+            self._drop_below(_below(path, stat.name))
+            return self._entries.entry(place, entry.stat, old)
         child = yield from self._descend(place, path, stat, depth)
         if isinstance(child, Unreadable):
             return self._entries.skipped(place, stat, child, old)

@@ -21,7 +21,7 @@ from holdfast_agent.sources.findings import Finding, joined
 from holdfast_agent.sources.reading import FileReader, ReadFailed, open_file
 from holdfast_agent.sources.roots import OwnFiles, Roots, is_within, own_file_note
 from holdfast_agent.sources.rules import Rules
-from holdfast_agent.sources.scan import look, pseudo_note, scan
+from holdfast_agent.sources.scan import look, pseudo_note, scan, stat_of
 from holdfast_agent.sources.secondlook import SecondLook
 from holdfast_agent.tree.entry import EntryType, Stat
 
@@ -94,17 +94,19 @@ class VolumeReader:
 
     def attributes(self) -> Attributes:
         """Return owners, attributes and link count."""
-        return _attributes(_readable(attributes_of(self.reader.descriptor, self._owners)))
+        found = _readable(attributes_of(self.reader.descriptor, self._owners))
+        return _attributes(found, EntryType.FILE)
 
     def close(self) -> None:
         """Close the file."""
         self.reader.close()
 
 
-def _attributes(found: VolumeAttributes) -> Attributes:
+def _attributes(found: VolumeAttributes, kind: int) -> Attributes:
     info = found.info
     return Attributes(
         content=found.content(),
+        type=kind,
         device=info.st_dev,
         inode=info.st_ino,
         links=info.st_nlink,
@@ -179,8 +181,9 @@ class VolumePlace:
 
     def attributes(self, name: bytes) -> Attributes:
         """Return the attributes of any kind of entry without opening it."""
-        owners = self._volume.owners
-        return _attributes(_readable(attributes_at(self.descent.current, self._real(name), owners)))
+        here = self.descent.current
+        found = _readable(attributes_at(here, self._real(name), self._volume.owners))
+        return _attributes(found, stat_of(here, name, found.info).type)
 
     def open(self, entry: Stat) -> VolumeReader:
         """Open a regular file."""

@@ -64,7 +64,7 @@ class _Job:
     memory_max: int
 
 
-def run_restore(
+def run_restore(  # noqa: PLR0913 - effects and limits of the caller, each by its name
     order: control.Restore,
     *,
     keys: DomainKeys,

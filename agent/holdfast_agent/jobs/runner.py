@@ -15,7 +15,7 @@ from holdfast_contract.protocol import control
 _log = get_logger(__name__)
 
 Order = control.Backup | control.Restore | control.Verify
-Work = Callable[[Order, JobCancel, JobProgress], Outcome]
+Work = Callable[["JobRun"], Outcome]
 Told = Callable[["JobRun"], None]
 
 
@@ -82,7 +82,7 @@ class JobRun:
     def _worked(self) -> Outcome:
         try:
             _log.info("job begins", kind=type(self.order).__name__.lower())
-            outcome = self._work(self.order, self.cancel, self.progress)
+            outcome = self._work(self)
             _log.info("job ends", state=outcome.finished.state.value)
             return outcome
         except HoldfastError as error:

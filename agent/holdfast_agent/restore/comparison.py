@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from holdfast_agent.crypto.keys import ContentHasher, DomainKeys, chunk_id
 from holdfast_agent.ports import Cancel
@@ -17,7 +17,7 @@ from holdfast_agent.sources.attributes import read_xattrs
 from holdfast_agent.sources.directory import by_descriptor
 from holdfast_agent.tree.entry import HOLE_CHUNK, Content, Entry, EntryType, Extent, Stat
 from holdfast_contract.format.chunk import ChunkType
-from holdfast_contract.limits import CHUNK_PLAIN_BYTES_MAX
+from holdfast_contract.limits import CHUNK_PLAIN_BYTES_MAX, KIB
 
 _SETID: Final = stat.S_ISUID | stat.S_ISGID
 _FORMATS: Final = {
@@ -74,6 +74,19 @@ class Readable(Protocol):
         """Fill `buffer` from `offset` on and return how much came."""
 
 
+class _Run(NamedTuple):
+    """A part of one chunk's plaintext that lies in the buffer."""
+
+    chunk: bytes
+    first: int
+    """Offset of the part in the chunk."""
+    length: int
+
+    def goes_on_with(self, extent: Extent) -> bool:
+        """Tell whether `extent` is the part that follows."""
+        return self.chunk == extent.chunk and self.first + self.length == extent.offset
+
+
 class ContentCheck:
     """Compares files of the target with what a snapshot says of them; one buffer for all."""
 
@@ -82,6 +95,7 @@ class ContentCheck:
         self._reader = reader
         self._cancel = cancel
         self._buffer = memoryview(bytearray(CHUNK_PLAIN_BYTES_MAX))
+        self._scratch = memoryview(bytearray(256 * KIB))
 
     def is_right(
         self, existing: ExistingFile, snapshot: Snapshot, entry: Entry, *, fetches: bool = False
@@ -100,11 +114,39 @@ class ContentCheck:
             return False
         if entry.content.content_id:
             return self._content_id(existing, entry.stat.size) == entry.content.content_id
-        return all(
-            self.has_part(existing, extent, offset)
-            or (fetches and self._has_bytes(existing, extent, offset))
-            for extent, offset in placed(snapshot.extents(entry))
-        )
+        return self._has_extents(existing, snapshot, entry, fetches)
+
+    def _has_extents(
+        self, existing: ExistingFile, snapshot: Snapshot, entry: Entry, fetches: bool
+    ) -> bool:
+        """Compare chunk by chunk: in a sparse file one chunk may lie on both sides of a hole."""
+        run = _Run(HOLE_CHUNK, 0, 0)
+        for extent, offset in placed(snapshot.extents(entry)):
+            self._cancel.check()
+            if extent.chunk == HOLE_CHUNK:
+                if not self._is_zero(existing, offset, extent.length):
+                    return False
+                continue
+            if not run.goes_on_with(extent):
+                if not self._has_run(run, fetches):
+                    return False
+                run = _Run(extent.chunk, extent.offset, 0)
+            view = self._buffer[run.length : run.length + extent.length]
+            if existing.read_into(view, offset) < extent.length:
+                return False
+            run = run._replace(length=run.length + extent.length)
+        return self._has_run(run, fetches)
+
+    def _has_run(self, run: _Run, fetches: bool) -> bool:
+        view = self._buffer[: run.length]
+        if not run.length or (
+            not run.first and chunk_id(self._keys, ChunkType.CONTENT, view) == run.chunk
+        ):
+            return True
+        if not fetches:
+            return False
+        plain = self._reader.read_one(ChunkType.CONTENT, run.chunk)
+        return plain[run.first : run.first + run.length] == bytes(view)
 
     def has_part(self, existing: ExistingFile, extent: Extent, offset: int) -> bool:
         """Tell whether the file has at `offset` what `extent` says: by the chunk's id, no fetch."""
@@ -119,14 +161,6 @@ class ContentCheck:
         """Return the chunk id of a range; of a shorter one where the file ends before."""
         view = self._buffer[:length]
         return chunk_id(self._keys, ChunkType.CONTENT, view[: file.read_into(view, offset)])
-
-    def _has_bytes(self, existing: ExistingFile, extent: Extent, offset: int) -> bool:
-        if extent.chunk == HOLE_CHUNK:
-            return False
-        plain = self._reader.read_one(ChunkType.CONTENT, extent.chunk)
-        view = self._buffer[: extent.length]
-        got = existing.read_into(view, offset)
-        return bytes(view[:got]) == plain[extent.offset : extent.offset + extent.length]
 
     def _content_id(self, existing: ExistingFile, size: int) -> bytes:
         hasher = ContentHasher(self._keys)
@@ -146,7 +180,7 @@ class ContentCheck:
                 offset = os.lseek(existing.descriptor, offset, os.SEEK_DATA)
             except OSError:
                 return True  # ENXIO: a hole up to the end
-            view = self._buffer[: max(0, end - offset)]
+            view = self._scratch[: max(0, end - offset)]
             got = existing.read_into(view, offset)
             if got < len(view) or any(view[:got].tobytes().strip(b"\0")):
                 return False

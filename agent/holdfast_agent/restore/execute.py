@@ -264,7 +264,8 @@ class Execution:
         if group.written is not None:
             try:
                 source = group.level.target.directory(group.level.place)
-                make_link(self._home(work), work.name, source, group.name, group.written)
+                kind = EntryType(work.found.entry.stat.type)
+                make_link(self._home(work), work.name, source, group.name, group.written, kind)
                 self._counted(work)
                 return
             except (EntryFailed, NotFound) as failure:
@@ -284,14 +285,13 @@ class Execution:
     def _node(self, work: FileWork) -> None:
         if not _cleared(work, self._deletion):
             raise EntryFailed(Reason.REPLACED, "a directory is in the way")
-        home, stat = self._home(work), work.found.entry.stat
-        losses = make_node(home, stat, work.content, work.portion.policy)
+        stat = work.found.entry.stat
+        made = make_node(self._home(work), stat, work.content, work.portion.policy)
         if work.group is not None:
-            info = home.status(work.name)
-            work.group.written = (info.st_dev, info.st_ino) if info else None
+            work.group.written = made.identity
             work.group.level, work.group.name = work.level, work.name
         self._counted(work)
-        self._tally.lost(work.found.path, losses)
+        self._tally.lost(work.found.path, made.losses)
 
     def _touch(self, step: Touch) -> None:
         work = step.work

@@ -1,4 +1,4 @@
-"""Fetching ahead of writing: while one batch is written, the chunks of the next are on their way."""
+"""Fetching ahead of writing: while one batch is written, the next one's chunks come in."""
 
 from __future__ import annotations
 

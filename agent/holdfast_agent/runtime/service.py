@@ -7,9 +7,8 @@ first; its end is told at every connect until the server says that it keeps it.
 from __future__ import annotations
 
 import asyncio
-import random
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -21,12 +20,12 @@ from holdfast_agent.jobs import enrol
 from holdfast_agent.jobs.runner import JobRun, Order
 from holdfast_agent.jobs.tracking import JobCancel
 from holdfast_agent.runtime.workshop import Workshop
+from holdfast_agent.sources.clock import FileClock
 from holdfast_agent.state.directory import StateDirectory
 from holdfast_agent.state.journal import JobJournal
 from holdfast_agent.transport.channel import Channel
 from holdfast_agent.transport.http import Body, HttpClient
 from holdfast_agent.transport.retry import Credential
-from holdfast_contract.clock import Clock
 from holdfast_contract.errors import HoldfastError
 from holdfast_contract.logs import get_logger
 from holdfast_contract.protocol import control
@@ -48,7 +47,8 @@ class Agent:
     keys: DomainKeys
     identity: enrol.Identity
     context: ssl.SSLContext
-    clock: Clock
+    clock: FileClock
+    uniform: Callable[[float, float], float]
 
     def __post_init__(self) -> None:
         """Wire what is needed."""
@@ -65,7 +65,7 @@ class Agent:
             credential=self._credential,
             peer=self,
             clock=self.clock,
-            uniform=random.uniform,
+            uniform=self.uniform,
             user_agent=USER_AGENT,
         )
         self._workshop = Workshop(
@@ -73,11 +73,10 @@ class Agent:
             state=self.state,
             keys=self.keys,
             identity=self.identity,
-            journal=self._journal,
             credential=self._credential,
             make_client=self._client,
             clock=self.clock,
-            uniform=random.uniform,
+            uniform=self.uniform,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -132,7 +131,7 @@ class Agent:
     async def welcomed(self, welcome: control.Welcome) -> None:
         """Go on with the journalled jobs, tell the ends that were not seen yet."""
         _log.info("connected", client=welcome.client, server=self.config.server)
-        self._workshop.set_limits(welcome.settings)
+        self._workshop.limits.change(welcome.settings)
         for run in list(self._runs.values()):
             if run.outcome is not None:
                 self._spawn(self._tell_end(run))
@@ -151,7 +150,7 @@ class Agent:
             case control.FinishedSeen(job=job):
                 await self._forget(job)
             case control.NewSettings(settings=settings):
-                self._workshop.set_limits(settings)
+                self._workshop.limits.change(settings)
             case control.Query():
                 self._spawn(self._answer(message))
             case control.CancelQuery(query=query):
@@ -168,9 +167,8 @@ class Agent:
                 order,
                 journal=self._journal,
                 work=self._workshop.work,
-                told=lambda ended: self._loop.call_soon_threadsafe(self._ended, ended),
+                told=self._told,
             )
-            self._workshop.watch(run)
             self._runs[order.job] = run
             await asyncio.to_thread(self._note, order)
             run.start()
@@ -196,6 +194,9 @@ class Agent:
             run.interrupt()
             await asyncio.to_thread(run.join, STOP_SECONDS)
         await asyncio.to_thread(self._journal.forget, job)
+
+    def _told(self, run: JobRun) -> None:
+        self._loop.call_soon_threadsafe(self._ended, run)
 
     def _ended(self, run: JobRun) -> None:
         if self._runs.get(run.job) is run:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import signal
 import ssl
+from collections.abc import Callable
 
 from holdfast_agent.config import AgentConfig
-from holdfast_agent.crypto.keyfile import parse_key_file
-from holdfast_agent.crypto.keys import DomainKeys
+from holdfast_agent.crypto.keys import DomainKeys, parse_key_file
 from holdfast_agent.jobs import enrol
 from holdfast_agent.runtime.service import USER_AGENT, Agent
+from holdfast_agent.sources.clock import FileClock
 from holdfast_agent.state.directory import StateDirectory
 from holdfast_agent.state.identity import IdentityFiles
 from holdfast_agent.transport.http import HttpClient, trusting
@@ -42,7 +42,9 @@ def domain_keys(config: AgentConfig) -> DomainKeys:
     return DomainKeys(parse_key_file(text))
 
 
-async def run_agent(config: AgentConfig, clock: Clock) -> None:
+async def run_agent(
+    config: AgentConfig, clock: FileClock, uniform: Callable[[float, float], float]
+) -> None:
     """Enrol if needed, connect, and work until SIGTERM or SIGINT.
 
     Raises:
@@ -57,9 +59,9 @@ async def run_agent(config: AgentConfig, clock: Clock) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         files = IdentityFiles(state)
-        identity = await _identity(files, keys, config, context, clock, stop)
+        identity = await _identity(files, keys, config, context, clock, uniform=uniform, stop=stop)
         if identity is not None:
-            agent = Agent(config, state, keys, identity, context, clock)
+            agent = Agent(config, state, keys, identity, context, clock, uniform)
             await agent.run(stop)
     finally:
         state.close()
@@ -71,6 +73,8 @@ async def _identity(
     config: AgentConfig,
     context: ssl.SSLContext,
     clock: Clock,
+    *,
+    uniform: Callable[[float, float], float],
     stop: asyncio.Event,
 ) -> enrol.Identity | None:
     """Return the identity, enrolling as long as the server is away; None when stopped before."""
@@ -79,7 +83,7 @@ async def _identity(
         return known
     token = await asyncio.to_thread(enrol.read_token, config.enrol_token_file)
     client = HttpClient(config.server, context, bearer=lambda: token, user_agent=USER_AGENT)
-    backoff = Backoff(random.uniform)
+    backoff = Backoff(uniform)
     while not stop.is_set():
         try:
             found = await asyncio.to_thread(

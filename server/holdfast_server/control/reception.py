@@ -233,6 +233,7 @@ class Reception:
         if not was_current:
             return
         await self._life.cancel_left(connection)
+        self._dispatcher.wake()
         try:
             await self._workers.run(clients.touched, self._catalog, connection.client)
         except NotFound:

@@ -1,0 +1,230 @@
+"""The use case verify: every chunk of a snapshot opened, every id computed again."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from holdfast_agent.crypto.keys import ContentHasher, DomainKeys
+from holdfast_agent.jobs.outcome import Outcome
+from holdfast_agent.ports import Cancel, ChunkSource, Progress
+from holdfast_agent.restore.pipeline import batch_bytes
+from holdfast_agent.restore.tally import Tally
+from holdfast_agent.snapshots.chunks import ChunkReader
+from holdfast_agent.snapshots.snapshot import Found, Snapshot
+from holdfast_agent.sorting import OpenSpool, RecordSorter
+from holdfast_agent.sources.roots import normal_path
+from holdfast_agent.tree.entry import HOLE_CHUNK, EntryFlag, EntryType, Extent
+from holdfast_contract.clock import Clock
+from holdfast_contract.errors import Damaged
+from holdfast_contract.format.chunk import ChunkType
+from holdfast_contract.format.refs import refs_set_of
+from holdfast_contract.limits import MIB
+from holdfast_contract.protocol import control
+from holdfast_contract.protocol.http import JobResult, path_fields
+
+_CHUNKS_AT_ONCE = 16
+
+
+@dataclass
+class _Job:
+    snapshot: Snapshot
+    found: Found
+    keys: DomainKeys
+    reader: ChunkReader
+    tally: Tally
+    cancel: Cancel
+    progress: Progress
+    bytes_max: int
+    last: dict[bytes, bytes | Damaged] = field(default_factory=dict)
+    """Chunks of the last batch: neighbours share bundles."""
+    chunks: int = 0
+
+
+def run_verify(  # noqa: PLR0913 - effects and limits of the caller, each by its name
+    order: control.Verify,
+    *,
+    keys: DomainKeys,
+    source: ChunkSource,
+    cancel: Cancel,
+    progress: Progress,
+    clock: Clock,
+    workers: int = 2,
+    memory_max: int = 160 * MIB,
+    open_spool: OpenSpool = io.BytesIO,
+) -> Outcome:
+    """Open everything that the item reaches, and return Completed, or Failed with what is damaged.
+
+    Content ids of small files and lengths of others are computed again. Of a whole snapshot the
+    ids reached are compared with refs_set and refs_count of the manifest. `open_spool` opens the
+    unnamed file in which millions of ids are sorted.
+
+    Raises:
+        WrongKey, NotFound, Damaged: key, snapshot or path are not there or not right.
+        Cancelled: somebody asked for the end.
+    """
+    started = clock.monotonic()
+    reader = ChunkReader(keys, source, workers=workers)
+    with closing(reader):
+        snapshot = Snapshot(order.item.snapshot, keys=keys, source=source, chunks=reader)
+        found = snapshot.find(normal_path(order.item.path))
+        job = _Job(
+            snapshot, found, keys, reader, Tally(progress), cancel, progress,
+            batch_bytes(memory_max),
+        )  # fmt: skip
+        if found.path == b"/":
+            progress.totals(snapshot.body.files, snapshot.body.bytes)
+        _verify_files(job)
+        progress.phase("finalizing")
+        if found.path == b"/" and not job.tally.damaged_count:
+            _verify_reach(job, open_spool)
+    return _outcome(order, job, clock.monotonic() - started)
+
+
+# --- files
+def _verify_files(job: _Job) -> None:
+    groups: set[bytes] = set()
+    for found in job.snapshot.walk(job.found, job.tally.broke):
+        job.cancel.check()
+        job.progress.current(found.path)
+        stat, content = found.entry.stat, found.entry.content
+        if found.is_directory:
+            job.tally.dirs += not found.is_implied
+            continue
+        is_further = content.link_group in groups
+        if content.link_group:
+            groups.add(content.link_group)
+        job.tally.files += 1
+        job.tally.bytes += 0 if is_further else stat.size
+        try:
+            job.snapshot.attributes(found.entry)
+            if (
+                stat.type == EntryType.FILE
+                and not stat.flags & EntryFlag.SKIPPED
+                and not is_further
+            ):
+                _verify_file(job, found)
+        except Damaged as damage:
+            job.tally.broke(found.path, damage)
+        job.progress.add(files=1, bytes=0 if is_further else stat.size, moved=1)
+
+
+def _verify_file(job: _Job, found: Found) -> None:
+    content = found.entry.content
+    hasher = ContentHasher(job.keys) if content.content_id else None
+    for batch in _batches(job, found):
+        opened = _opened(job, batch)
+        for extent in batch:
+            if extent.chunk == HOLE_CHUNK:
+                if hasher is not None:
+                    hasher.hole(extent.length)
+                continue
+            part = _part(opened[extent.chunk], extent)
+            if hasher is not None:
+                hasher.update(part)
+    if hasher is not None and hasher.digest() != content.content_id:
+        chunk = content.extents[0].chunk.hex() if content.extents else ""
+        raise Damaged("the content is not the file's", object=chunk, chunk=chunk)
+
+
+def _batches(job: _Job, found: Found) -> Iterator[list[Extent]]:
+    batch: list[Extent] = []
+    chunks: dict[bytes, int] = {}
+    for extent in job.snapshot.extents(found.entry):
+        batch.append(extent)
+        if extent.chunk != HOLE_CHUNK:
+            chunks[extent.chunk] = extent.length
+        if len(chunks) >= _CHUNKS_AT_ONCE or sum(chunks.values()) >= job.bytes_max:
+            yield batch
+            batch, chunks = [], {}
+    yield batch
+
+
+def _opened(job: _Job, batch: list[Extent]) -> dict[bytes, bytes | Damaged]:
+    job.cancel.check()
+    wanted = {extent.chunk for extent in batch} - {HOLE_CHUNK}
+    kept = {chunk: job.last[chunk] for chunk in wanted & job.last.keys()}
+    job.last = kept
+    missing = [chunk for chunk in wanted if chunk not in kept]
+    if missing:
+        job.last = kept | job.reader.read(ChunkType.CONTENT, missing)
+        job.chunks += len(missing)
+    return job.last
+
+
+def _part(opened: bytes | Damaged, extent: Extent) -> memoryview:
+    if isinstance(opened, Damaged):
+        raise opened
+    part = memoryview(opened)[extent.offset : extent.offset + extent.length]
+    if len(part) != extent.length:
+        chunk = extent.chunk.hex()
+        raise Damaged(f"chunk {chunk[:16]} is shorter than named", object=chunk, chunk=chunk)
+    return part
+
+
+# --- what the manifest reaches
+def _verify_reach(job: _Job, open_spool: OpenSpool) -> None:
+    snapshot = job.snapshot
+    sorter = RecordSorter(32, open_spool)
+    with closing(sorter):
+        try:
+            for _ in snapshot.reports():
+                job.cancel.check()
+            for chunk in snapshot.reached():
+                job.cancel.check()
+                sorter.add((chunk,))
+        except Damaged as damage:
+            job.tally.broke(b"/", damage)
+            return
+        count = 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal count
+            for record in sorter.sorted():
+                count += 1
+                yield record
+
+        digest = refs_set_of(counted())
+    body = snapshot.body
+    if (digest, count) != (body.refs_set, body.refs_count):
+        name = f"manifest {snapshot.id.hex()}"
+        job.tally.broke(b"/", Damaged("refs are not what is reached", object=name, reason="refs"))
+
+
+def _outcome(order: control.Verify, job: _Job, seconds: float) -> Outcome:
+    tally = job.tally
+    failure = None
+    if tally.damaged_count:
+        failure = control.Failure(
+            code="damaged",
+            message=f"{tally.damaged_count} paths are damaged: {', '.join(tally.objects)}",
+            hint="The next backup stores the data again where the files still have it.",
+            details={
+                "object": tally.objects[0] if tally.objects else "",
+                "objects": list(tally.objects),
+            },
+        )
+    finished = control.Finished(
+        job=order.job,
+        state=control.JobState.FAILED if failure else control.JobState.COMPLETED,
+        snapshot=job.snapshot.id,
+        counts=control.Counts(
+            files=tally.files, bytes=tally.bytes, files_total=tally.files, bytes_total=tally.bytes
+        ),
+        summary={
+            "snapshot": job.snapshot.id.hex(),
+            "files": tally.files,
+            "dirs": tally.dirs,
+            "bytes": tally.bytes,
+            "chunks": job.chunks,
+            "damaged_count": tally.damaged_count,
+            "seconds": round(seconds, 3),
+        },
+        error=failure,
+    )
+    rows = [
+        {**path_fields(row.path), "object": row.object, "chunk": row.chunk} for row in tally.damaged
+    ]
+    return Outcome(finished=finished, result=JobResult(damaged=rows))

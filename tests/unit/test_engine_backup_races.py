@@ -1,0 +1,427 @@
+"""Files that change, vanish or are replaced while a backup reads them; links; turns; blocks."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from holdfast_agent.engine import assembly
+from holdfast_agent.engine.source import Reader
+from holdfast_agent.jobs.backup_source import VolumePlace, VolumeReader
+from holdfast_agent.tree.entry import EntryFlag, EntryType, Stat
+from holdfast_contract.limits import KIB, MIB
+from holdfast_contract.protocol.control import JobState
+from tests.support.backup_bench import BackupBench, on_disk
+
+TOP = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> BackupBench:
+    return BackupBench(tmp_path)
+
+
+def after_reading(
+    monkeypatch: pytest.MonkeyPatch, name: bytes, act: Callable[[int], None]
+) -> list[int]:
+    """Have `act(n)` called when the n-th reading of `name` has come to its end; count readings."""
+    readings: list[int] = []
+    plain = VolumeReader.is_unchanged
+
+    def asked(reader: VolumeReader) -> bool:
+        if reader.entry.name == name:
+            readings.append(1)
+            act(len(readings))
+        return plain(reader)
+
+    monkeypatch.setattr(VolumeReader, "is_unchanged", asked)
+    return readings
+
+
+def stat_of(bench: BackupBench, name: str) -> Stat:
+    return bench.snapshot().find(os.fsencode(bench.volume / name)).entry.stat
+
+
+@pytest.mark.parametrize("size", [1000, 2 * MIB])
+def test_file_that_changes_once_while_it_is_read_is_read_again(
+    bench: BackupBench, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    path = bench.volume / "log"
+    path.write_bytes(bytes(size))
+
+    def append(reading: int) -> None:
+        if reading == 1:
+            path.write_bytes(b"new" * size)
+
+    readings = after_reading(monkeypatch, b"log", append)
+    done = bench.run()
+    assert len(readings) >= 2
+    assert done.finished.state is JobState.COMPLETED
+    assert bench.restored() == {b"log": b"new" * size}
+    bench.check_refs()
+
+
+@pytest.mark.parametrize("size", [1000, 2 * MIB])
+def test_file_that_changes_whenever_it_is_read_is_stored_and_listed(
+    bench: BackupBench, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    path = bench.volume / "log"
+    path.write_bytes(bytes(size))
+
+    def append(reading: int) -> None:
+        with path.open("ab") as file:
+            file.write(b"line\n")
+
+    readings = after_reading(monkeypatch, b"log", append)
+    with monkeypatch.context():
+        done = bench.run()
+    assert len(readings) == 3
+    assert done.finished.state is JobState.COMPLETED_WITH_SKIPS
+    assert [(row["path"], row["reason"]) for row in done.result.skipped] == [(str(path), "changed")]
+    summary = done.finished.summary
+    assert (summary["files"], summary["files_new"]) == (1, 1)
+    assert bench.restored()[b"log"] == bytes(size) + b"line\n" * 2
+    assert stat_of(bench, "log").flags & EntryFlag.UNSETTLED
+    monkeypatch.undo()
+    assert bench.run().finished.state is JobState.COMPLETED
+    assert bench.restored() == on_disk(bench.volume)
+
+
+def test_shrinking_file_is_stored_as_long_as_it_was_read(
+    bench: BackupBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bench.volume / "shrinks"
+    path.write_bytes(b"x" * 3 * MIB)
+    plain = VolumeReader.read_into
+    sizes = iter([2 * MIB, 1 * MIB, 600 * KIB])
+
+    def shrink(reader: VolumeReader, buffer: memoryview, offset: int) -> int:
+        if offset == 0:
+            os.truncate(path, next(sizes))
+        return plain(reader, buffer, offset)
+
+    monkeypatch.setattr(VolumeReader, "read_into", shrink)
+    done = bench.run()
+    assert done.finished.state is JobState.COMPLETED_WITH_SKIPS
+    assert bench.restored() == {b"shrinks": b"x" * 600 * KIB}
+    assert done.finished.summary["bytes"] == 600 * KIB
+
+
+def test_change_within_the_same_tick_is_found_by_the_second_look(
+    bench: BackupBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bench.volume / "paused writer"
+    path.write_bytes(b"old content")
+    (bench.volume / "other").write_bytes(b"other")
+    plain = VolumePlace.doubt
+    changed: list[int] = []
+
+    def doubt(place: VolumePlace, reader: Reader) -> object:
+        found = plain(place, reader)
+        if reader.entry.name == b"paused writer" and not changed:
+            changed.append(1)
+            path.write_bytes(b"new content")
+        return found
+
+    monkeypatch.setattr(VolumePlace, "doubt", doubt)
+    done = bench.run()
+    assert done.finished.state is JobState.COMPLETED
+    assert bench.restored() == {b"paused writer": b"new content", b"other": b"other"}
+    bench.check_refs()
+
+
+def test_file_that_is_gone_at_the_second_look_is_no_entry(
+    bench: BackupBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("goes", "stays"):
+        (bench.volume / "d" / name).parent.mkdir(exist_ok=True)
+        (bench.volume / "d" / name).write_bytes(b"content of " + name.encode())
+    plain = VolumePlace.doubt
+
+    def doubt(place: VolumePlace, reader: Reader) -> object:
+        found = plain(place, reader)
+        if reader.entry.name == b"goes":
+            (bench.volume / "d" / "goes").unlink()
+        return found
+
+    monkeypatch.setattr(VolumePlace, "doubt", doubt)
+    done = bench.run()
+    assert done.finished.state is JobState.COMPLETED
+    assert done.finished.summary["files"] == 1
+    assert bench.restored() == {b"d/stays": b"content of stays"}
+
+
+def test_file_that_never_comes_to_rest_is_listed(
+    bench: BackupBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bench.volume / "restless"
+    path.write_bytes(b"0")
+    plain = VolumePlace.doubt
+
+    def doubt(place: VolumePlace, reader: Reader) -> object:
+        found = plain(place, reader)
+        path.write_bytes(path.read_bytes() + b"0")
+        return found
+
+    monkeypatch.setattr(VolumePlace, "doubt", doubt)
+    done = bench.run()
+    assert done.finished.state is JobState.COMPLETED_WITH_SKIPS
+    assert [(row["path"], row["reason"]) for row in done.result.skipped] == [(str(path), "changed")]
+    assert stat_of(bench, "restless").flags & EntryFlag.UNSETTLED
+
+
+def after_listing(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    plain = VolumePlace.listing
+
+    def listing(place: VolumePlace) -> object:
+        found = plain(place)
+        act()
+        return found
+
+    monkeypatch.setattr(VolumePlace, "listing", listing)
+
+
+def test_file_that_vanishes_before_it_is_opened_is_no_skip(
+    bench: BackupBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("goes", "stays"):
+        (bench.volume / name).write_bytes(b"x")
+    after_listing(monkeypatch, lambda: (bench.volume / "goes").unlink(missing_ok=True))
+    done = bench.run()
+    assert done.finished.state is JobState.COMPLETED
+    assert (done.finished.summary["files"], bench.restored()) == (1, {b"stays": b"x"})
+
+
+def test_file_that_was_replaced_by_another_is_read_as_it_is_now(
+    bench: BackupBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bench.volume / "saved"
+    path.write_bytes(b"old")
+
+    def save() -> None:
+        (bench.volume / ".saved.tmp").write_bytes(b"new content")
+        os.replace(bench.volume / ".saved.tmp", path)
+
+    after_listing(monkeypatch, save)
+    assert bench.run().finished.state is JobState.COMPLETED
+    assert bench.restored()[b"saved"] == b"new content"
+
+
+@pytest.mark.parametrize("kind", [EntryType.FIFO, EntryType.SYMLINK, EntryType.DIRECTORY])
+def test_file_that_became_something_else_never_leads_away(
+    bench: BackupBench, monkeypatch: pytest.MonkeyPatch, kind: EntryType
+) -> None:
+    path = bench.volume / "was a file"
+    path.write_bytes(b"x")
+    (bench.top / "secret").write_bytes(b"outside")
+
+    def replace() -> None:
+        path.unlink(missing_ok=True)
+        if kind is EntryType.FIFO:
+            os.mkfifo(path)
+        elif kind is EntryType.SYMLINK:
+            path.symlink_to(bench.top / "secret")
+        else:
+            path.mkdir()
+
+    after_listing(monkeypatch, replace)
+    done = bench.run()
+    found = bench.snapshot().find(os.fsencode(path)).entry
+    assert found.stat.type == kind
+    assert bench.restored() == {}
+    is_skip = kind is EntryType.DIRECTORY
+    assert (done.finished.state is JobState.COMPLETED_WITH_SKIPS) == is_skip
+
+
+def test_directory_that_is_exchanged_for_a_symlink_is_not_followed(
+    bench: BackupBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bench.volume / "d").mkdir()
+    (bench.top / "outside").mkdir()
+    (bench.top / "outside" / "secret").write_bytes(b"outside")
+    plain = VolumePlace.enter
+
+    def enter(place: VolumePlace, name: bytes) -> bool:
+        if name == b"d":
+            (bench.volume / "d").rmdir()
+            (bench.volume / "d").symlink_to(bench.top / "outside")
+        return plain(place, name)
+
+    monkeypatch.setattr(VolumePlace, "enter", enter)
+    done = bench.run()
+    assert bench.restored() == {}
+    assert [row["reason"] for row in done.result.skipped] == ["replaced"]
+
+
+def test_hard_links_are_read_once_and_their_bytes_count_once(
+    bench: BackupBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bench.volume / "a"
+    path.write_bytes(random.Random(1).randbytes(MIB))
+    old = 1_600_000_000
+    opened: list[bytes] = []
+    plain = VolumePlace.open
+
+    def count(place: VolumePlace, entry: Stat) -> VolumeReader:
+        opened.append(entry.name)
+        return plain(place, entry)
+
+    monkeypatch.setattr(VolumePlace, "open", count)
+    monkeypatch.setattr(VolumePlace, "doubt", lambda place, reader: None)
+    (bench.volume / "d").mkdir()
+    for name in ("b", "d/c"):
+        os.link(path, bench.volume / name)
+    os.utime(path, (old, old))
+    summary = bench.run().finished.summary
+    assert opened == [b"a"]
+    assert (summary["files"], summary["bytes"], summary["bytes_new"]) == (3, MIB, MIB)
+    top = os.fsencode(bench.volume)
+    found = [bench.snapshot().find(top + name).entry.content for name in (b"/a", b"/b", b"/d/c")]
+    assert len({content.link_group for content in found}) == 1
+    assert found[0].link_group and len({content.extents for content in found}) == 1
+    again = bench.run().finished.summary
+    assert (again["bytes"], again["files_unmodified"]) == (MIB, 3)
+    bench.check_refs()
+
+
+def test_every_file_is_read_again_within_thirty_days(
+    bench: BackupBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {b"f%d" % number for number in range(60)}
+    for name in names:
+        (bench.volume / os.fsdecode(name)).write_bytes(name)
+    bench.run()
+    read: list[bytes] = []
+    plain = VolumePlace.open
+
+    def count(place: VolumePlace, entry: Stat) -> VolumeReader:
+        read.append(entry.name)
+        return plain(place, entry)
+
+    monkeypatch.setattr(VolumePlace, "open", count)
+    assert bench.run().finished.summary["files_unmodified"] == 60
+    read.clear()
+    for days in (1, 1, 3, 5, 10, 10):
+        before = len(read)
+        bench.clock.pass_days(days)
+        summary = bench.run().finished.summary
+        assert (summary["files_unmodified"], summary["bytes_new"]) == (60, 0)
+        assert int(summary["bytes_sent"] or 0) < 6 * KIB
+        assert len(read) - before < 60 * (days + 2) / 10
+    assert sorted(read) == sorted(names)
+
+
+def test_long_extent_lists_go_into_blocks_and_back(
+    bench: BackupBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(3)
+    (bench.volume / "large").write_bytes(rng.randbytes(20 * MIB))
+    (bench.volume / "other").write_bytes(b"1")
+    for number in range(4000):
+        (bench.volume / "d" / f"file {number}").parent.mkdir(exist_ok=True)
+        (bench.volume / "d" / f"file {number}").touch()
+    for bound in (4, 2):
+        # With a bound of 2 the blocks need a level of their own.
+        monkeypatch.setattr(assembly, "INLINE_EXTENTS_MAX", bound)
+        monkeypatch.setattr(assembly, "BLOCK_EXTENTS_MAX", 5)
+        os.chmod(bench.volume / "large", 0o600 + bound)
+        os.chmod(bench.volume / "d", 0o700 + bound)
+        os.chmod(bench.volume / "d" / "file 7", 0o600 + bound)
+        bench.run()
+        content = bench.snapshot().find(os.fsencode(bench.volume / "large")).entry.content
+        assert content.spill == (1 if bound == 4 else 2)
+        assert bench.restored() == on_disk(bench.volume)
+        bench.check_refs()
+        (bench.volume / "other").write_bytes(b"%d" % bound)
+        bench.run()
+        # An unchanged file keeps its blocks, and their ids stay in the refs.
+        again = bench.snapshot().find(os.fsencode(bench.volume / "large")).entry.content
+        assert again == content
+        bench.check_refs()
+        assert bench.run().finished.summary["bytes_sent"] < 6 * KIB
+        (bench.state_path / "cache.sqlite").unlink()
+        assert bench.run().finished.summary["files_unmodified"] == 4002
+        bench.check_refs()
+
+
+def test_long_attributes_go_into_blocks(
+    bench: BackupBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bench.volume / "adorned"
+    path.write_bytes(b"x")
+    values = [(f"user.{n}".encode(), bytes([n]) * 300) for n in range(5)]
+    for name, value in values:
+        os.setxattr(path, name, value)
+    monkeypatch.setattr(assembly, "attributes_fit_page", lambda attributes: len(attributes) < 3)
+    bench.run()
+    entry = bench.snapshot().find(os.fsencode(path)).entry
+    assert entry.content.xattr_blocks and not entry.content.xattrs
+    assert bench.snapshot().attributes(entry) == tuple(values)
+    bench.check_refs()
+    assert bench.run().finished.summary["bytes_sent"] < 6 * KIB
+
+
+def test_page_that_would_be_too_long_is_divided(bench: BackupBench) -> None:
+    for number in range(60):
+        path = bench.volume / f"n{number}"
+        path.touch()
+        for attribute in range(7):
+            os.setxattr(path, f"user.{attribute}", os.urandom(400))
+    bench.run()
+    assert bench.run().finished.summary["files_unmodified"] == 60
+
+
+MEASURED = """
+import sys
+from pathlib import Path
+from tests.support.backup_bench import BackupBench
+from tests.support.memory_repository import MemoryUploads
+
+class Sink(MemoryUploads):
+    def put_pack(self, buffers, length):
+        self._sent += length
+    def put_refs(self, body, length):
+        raise SystemExit(0)
+    def have(self, ids, epoch_min):
+        return [False] * len(ids)
+
+bench = BackupBench(Path(sys.argv[1]), memory_max=int(sys.argv[2]))
+order = bench.order()
+bench.repository.sessions[order.job] = sink = Sink(bench.repository)
+try:
+    bench.run(order)
+finally:
+    # ru_maxrss would be that of the process that started this one, if that was larger.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (peak,) = [line.split()[1] for line in lines if line.startswith("VmHWM")]
+    print(sink.bytes_sent, int(peak) * 1024)
+"""
+
+
+@pytest.mark.parametrize("memory_max", [96 * MIB, 160 * MIB])
+def test_peak_memory_stays_under_the_ceiling(tmp_path: Path, memory_max: int) -> None:
+    volume = tmp_path / "volume"
+    (volume / "small").mkdir(parents=True)
+    rng = random.Random(4)
+    with (volume / "large").open("wb") as file:
+        for _ in range(240):
+            file.write(rng.randbytes(MIB))
+    for number in range(300):
+        (volume / "small" / f"{number}").write_bytes(rng.randbytes(300 * KIB))
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(tmp_path), str(memory_max)],
+        cwd=TOP,
+        capture_output=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(TOP)},
+    )
+    sent, peak = map(int, done.stdout.split())
+    assert sent > 320 * MIB, done.stderr.decode()[-2000:]
+    assert peak < memory_max
