@@ -210,16 +210,16 @@ class Store:  # a store directory, as the holder of one domain's key sees it
         found, commits = dict[str, Any](), [r for k, r in self.journal if k == "commit"]
         gone = [r["snapshot"] for k, r in self.journal if k == "purge"]
         for name in self.names("manifests", "commit", "manifest"):
-            commit = next((r for r in commits if name.endswith(r["manifest"])), {})
-            with self.telling(f"{name} {commit.get('client', '')}"):
+            named = [r for r in commits if r["manifest"] == name[-26:]]
+            with self.telling(" ".join([name, *(str(r["client"]) for r in named)])):
                 data = self.read(name)
                 body, digest = self.authentic(data, b"HFMF", b"manifest", 64), blake3(data).digest()
                 identity = self.identities.get(body["identity"], {"client": "nobody known"})
                 require(identity["client"] == body["client"], f"signed by {identity['client']}")
                 signed = b"holdfast/1/manifest-signature" + data[8:-64]
                 Ed25519PublicKey.from_public_bytes(identity["sign_key"]).verify(data[-64:], signed)
-                require(commit.get("snapshot", digest) == digest, "not what the journal names")
-                found |= {digest.hex(): (body, commit)} if digest not in gone else {}
+                require(all(r["snapshot"] == digest for r in named), "not what the journal names")
+                found |= {digest.hex(): (body, [*named, {}][0])} if digest not in gone else {}
         return found
 
     def refs(self, name: str, depth: int = 0) -> set[bytes]:  # the header must follow from the ids
@@ -227,17 +227,17 @@ class Store:  # a store directory, as the holder of one domain's key sees it
         kind, base, added = data[5], data[64:90], int.from_bytes(data[128:136], "little")
         ids = [data[i : i + 32] for i in range(144, len(data) - 32, 32)]
         new, old, before, base_set = set(ids[:added]), set(ids[added:]), set[bytes](), ZERO
-        require(depth <= 16 and kind in (1, 2), "unknown kind, or too long a chain")
+        require(depth <= 16 and kind in (1, 2), f"{name}: unknown kind, or too long a chain")
         if kind == 2:
             before = self.refs(self.name("refs", base.decode("ascii")), depth + 1)
             base_set = blake3(b"".join(sorted(before))).digest()
-        require(before.isdisjoint(new) and before.issuperset(old), "difference to another base")
+        require(before.isdisjoint(new) and before.issuperset(old), f"{name}: of another base")
         whole = before - old | new
         head = struct.pack("<4sBBH16s", b"HFRF", 1, kind, 0, self.keys.domain)
         head += blake3(b"".join(sorted(whole))).digest()
         head += struct.pack("<Q26s6x32s", len(whole), base * (kind - 1), base_set)
         head += struct.pack("<QQ", len(new), len(old)) + b"".join(sorted(new) + sorted(old))
-        require(data == head + blake3(head).digest(), "header, order, refs_set or hash differs")
+        require(data == head + blake3(head).digest(), f"{name} is not what its ids say")
         return whole
 
     def index(self) -> None:  # every copy of every chunk, oldest pack first
@@ -451,7 +451,7 @@ class Tree:  # walks the tree of one snapshot, and restores what is wanted of it
             self.walk(b"", self.target, root)
         if not self.is_met:
             store.tell("not found", self.wanted, "the snapshot has no such path")
-        with store.telling("refs"):
+        with store.telling(f"refs {commit.get('refs', '')}"):
             named = [store.name("refs", commit["refs"])] if commit else store.names("refs")
             same = [name for name in named if store.read(name, 24, 32) == body["refs_set"]]
             refs, is_whole = store.refs(same[0]), "damaged" not in store.told.values()

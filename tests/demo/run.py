@@ -89,7 +89,8 @@ class Demo:
             "HOLDFAST_SERVER": (self.top / "server" / "url").read_text().strip(),
             "HOLDFAST_CA": str(self.top / "server" / "tls" / "ca.pem"),
             "HOLDFAST_STATE": str(state),
-            "HOLDFAST_ROOTS": f"{root}:{self.top / f'restored-{name}'}:{self.top / 'shared'}",
+            "HOLDFAST_ROOTS": str(root),
+            "HOLDFAST_RESTORE_ROOTS": f"{root}:{self.top / f'restored-{name}'}:{self.top / 'shared'}",
             "HOLDFAST_KEY_FILE": str(self.top / "shop.key"),
             "HOLDFAST_ENROL_TOKEN_FILE": str(token),
         }

@@ -52,7 +52,7 @@ def keys() -> Vectors:
     wrap = wrap_keys(MATERIAL, public.public_bytes_raw())
     later = KeyMaterial(DOMAIN, MATERIAL.base_secret, ((7, noise("7")), (9, noise("9"))))
     later_wrap = wrap_keys(later, public.public_bytes_raw())
-    recovery = Recovery("shop", DOMAIN, KEYS.key_check, recovery_private, (wrap.sealed,))
+    recovery = Recovery("shop", DOMAIN, KEYS.key_check, recovery_private, (wrap,))
     derived = ("id", "content", "cdc", "name", "manifest", "key_check", "data", "epoch_checks")
     sign_private, box_private = noise("sign"), noise("box")
     identity = IdentityKey(sign_private, box_private)
@@ -71,9 +71,8 @@ def keys() -> Vectors:
         },
         "wraps": {
             "private_key": jsonable(recovery_private),
-            "recipient": jsonable(wrap.recipient),
-            "sealed": jsonable(wrap.sealed),
-            "later_sealed": jsonable(later_wrap.sealed),
+            "wrap": jsonable(wrap),
+            "later": jsonable(later_wrap),
             "later_epochs": jsonable(later.epochs),
             "recovery_file": format_recovery_file(recovery),
         },
@@ -113,7 +112,7 @@ def chunks() -> Vectors:
         "chunks": rows,
         "pack": {"entries": jsonable(writer.entries)},
         "report": {"plaintext": report.hex(), "kind": 1, "more": 2},
-        "padme": [[length, padme(length)] for length in (2, 9, 10, 17, 100, 1000, 65_537, 4_194_312)],
+        "padme": [[n, padme(n)] for n in (2, 9, 10, 17, 100, 1000, 65_537, 4_194_312)],
     }, files
 
 
@@ -137,7 +136,10 @@ def tree() -> Vectors:
             "ids": jsonable(decoded.ids),
         },
         "blocks": {"extents": jsonable(extents), "attributes": jsonable(attributes)},
-        "cuts": {"names": "sorted(b'name %d' % n for n in range(2000))", "ends": cut_pages(names, KEYS.name)},
+        "cuts": {
+            "names": "sorted(b'name %d' % n for n in range(2000))",
+            "ends": cut_pages(names, KEYS.name),
+        },
         "hashes": {
             "chunk_ids": {str(int(kind)): chunk_id(KEYS, kind, b"abc").hex() for kind in ChunkType},
             "content_id": content_id(KEYS, b"abc" + bytes(5000) + b"def").hex(),

@@ -261,6 +261,7 @@ async def test_a_client_shows_what_its_agent_said_and_goes_offline_with_it(
     assert shown["identity"] == agent.pod.identity.hex()
     await agent.leave()
     assert await state_of(world) == "offline"
+    await world.until_event("disconnected", "shop/db-0")
     kinds = await world.event_kinds(client="shop/db-0")
     assert [kind for kind in kinds if "connected" in kind] == ["connected", "disconnected"]
 

@@ -140,6 +140,12 @@ class ApiWorld:
                 await asyncio.sleep(0.005)
         return found
 
+    async def until_event(self, kind: str, client: str) -> None:
+        """Wait until an event of that kind is recorded."""
+        async with asyncio.timeout(SECONDS):
+            while kind not in await self.event_kinds(client=client):
+                await asyncio.sleep(0.005)
+
     async def event_kinds(self, **query: str) -> list[str]:
         """Return the kinds of all events, oldest first."""
         found = await self.call("GET", "/v1/events", params=query | {"limit": "1000"})

@@ -127,6 +127,12 @@ class BackupBench:
         finally:
             state.close()
 
+    @property
+    def session(self) -> MemoryUploads:
+        """The upload session of the last job that opened one."""
+        assert self.uploads is not None
+        return self.uploads
+
     def snapshot(self, outcome: Outcome | None = None) -> Snapshot:
         """Return the snapshot of an outcome (default: the head), open for reading."""
         found = outcome.finished.snapshot if outcome else self.repository.head(CLIENT)[1]
@@ -165,6 +171,19 @@ class BackupBench:
                 reached |= {extent.chunk for extent in snapshot.extents(found.entry)}
         reached.discard(HOLE_CHUNK)
         assert sorted(reached) == self.repository.refs(snapshot.id)
+
+
+def count(outcome: Outcome, name: str) -> int:
+    """Return a number of the summary."""
+    found = outcome.finished.summary[name]
+    assert isinstance(found, int)
+    return found
+
+
+def id_of(outcome: Outcome) -> bytes:
+    """Return the id of the snapshot that an outcome names."""
+    assert outcome.finished.snapshot is not None
+    return outcome.finished.snapshot
 
 
 def on_disk(volume: Path) -> dict[bytes, bytes]:

@@ -7,8 +7,10 @@ import os
 import stat
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from tests.support.store_builder import Node, Snapshot, StoreBuilder, folder
+from tests.support.store_bytes import TREE
 
 ROOT = Path(__file__).parents[2]
 CLIENT = "shop/web-0"
@@ -98,3 +100,11 @@ def planned(nodes: tuple[Node, ...], above: bytes = b"") -> dict[bytes, tuple[ob
 def data_folder(*children: Node) -> tuple[Node, ...]:
     """Return a tree of one directory, /data."""
     return (folder(b"data", *children),)
+
+
+def of_page(world: World, page: bytes, ids: list[bytes], before: bytes = b"") -> Snapshot:
+    """Return a snapshot whose root is this page, behind `before` in its tree chunk."""
+    tree = world.store.chunk(TREE, before + page)
+    counts: dict[str, Any] = {"files": 9, "dirs": 9, "bytes": 99_999}
+    extents = [[tree, len(before), len(page)]]
+    return world.store.snapshot(CLIENT, (), tree=extents, forged_ids={tree, *ids}, **counts)

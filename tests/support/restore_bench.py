@@ -50,6 +50,7 @@ class RestoreBench(BackupBench):
         self.out = self.top / "out"
         self.bad: set[bytes] = set()
         self.before_fetch = lambda count: None
+        self.make_source: type[Source] = Source
         self.source: Source | None = None
 
     def scope(self, mode: Mode = Mode.IN_PLACE) -> RestoreScope:
@@ -96,7 +97,7 @@ class RestoreBench(BackupBench):
         **changes: object,
     ) -> Outcome:
         """Restore; without a scope as the agent would."""
-        self.source = Source(self)
+        self.source = self.make_source(self)
         return run_restore(
             self.restore_order(paths, target, **changes),
             keys=KEYS,
@@ -119,7 +120,7 @@ class RestoreBench(BackupBench):
         return run_verify(
             control.Verify(job=new_ulid(), item=item),
             keys=KEYS,
-            source=Source(self),
+            source=self.make_source(self),
             cancel=self.cancel,
             progress=self.progress,
             clock=self.clock,
@@ -148,7 +149,7 @@ class RestoreBench(BackupBench):
         return answer_query(
             control.Query(query=new_ulid(), kind=kind, items=items, **changes),  # type: ignore[arg-type]
             keys=KEYS,
-            source=Source(self),
+            source=self.make_source(self),
             roots=Roots.configured([os.fsencode(self.volume)]),
             browse=browse,
             cancel=self.cancel,

@@ -109,7 +109,7 @@ def domain_body(**changes: object) -> DomainBody:
         share_references=True,
         key_check=KEYS.key_check,
         epoch_checks=checks,
-        wraps=(Wrap(recipient=noise("recipient"), suite=1, sealed=noise("sealed", 162)),),
+        wraps=(Wrap(recipient=noise("recipient"), suite=1, epoch=2, sealed=noise("sealed", 162)),),
     )
     return msgspec.structs.replace(body, **changes)
 

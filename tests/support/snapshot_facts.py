@@ -38,7 +38,8 @@ def snapshot_facts(snapshot: Snapshot, top: bytes) -> Tree:
 def _facts(snapshot: Snapshot, found: Found, chunks: dict[bytes, bytes]) -> Facts:
     stat, content = found.entry.stat, found.entry.content
     kind = TYPES[EntryType(stat.type)]
-    digest, data = "", ()
+    digest = ""
+    data: tuple[Range, ...] = ()
     if kind == "file":
         digest, data = _content(snapshot, found, chunks)
     attributes = snapshot.attributes(found.entry)

@@ -156,7 +156,7 @@ class StoreBuilder:
             "share_references": True,
             "key_check": self.keys.use("key-check"),
             "epoch_checks": checks,
-            "wraps": [{"recipient": bytes(32), "suite": 1, "sealed": b"wrap"}],
+            "wraps": [{"recipient": bytes(32), "suite": 1, "epoch": 1, "sealed": b"wrap"}],
         }
         ulid = self.put("domains", self.authentic(b"HFDM", b"domain", body))
         record = {"name": self.domain_name, "object": ulid, "revision": revision}

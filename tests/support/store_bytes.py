@@ -78,6 +78,8 @@ def seal(
     packed: bool = True,
     inside: bytes | None = None,
     payload: bytes | None = None,
+    head: bytes | None = None,
+    com: bytes | None = None,
 ) -> tuple[bytes, bytes]:
     """Return (chunk id, sealed chunk); the later parameters forge one that must not open."""
     real_id = blake3(bytes([kind]) + plaintext, key=keys.use("chunk-id")).digest()
@@ -90,8 +92,8 @@ def seal(
     secret = keys.hkdf(keys.epochs[epoch], b"data" + struct.pack("<I", epoch))
     context = b"holdfast/1/chunk" + struct.pack("<I", epoch) + chunk_id + salt
     derived = hmac.digest(secret, context, "sha512")
-    header = b"HFCK" + bytes([1, 1, kind, int(packed)]) + struct.pack("<I", epoch)
-    header += salt + derived[32:]
+    header = head or b"HFCK" + bytes([1, 1, kind, int(packed)])
+    header += struct.pack("<I", epoch) + salt + (com or derived[32:])
     associated = header + keys.domain + chunk_id
     return chunk_id, header + AESGCM(derived[:32]).encrypt(bytes(12), inside, associated)
 

@@ -43,7 +43,7 @@ def test_the_body_is_written_as_the_format_names_it() -> None:
     assert list(found) == list(DomainBody.__struct_fields__)
     assert found["chunker"] == {"version": 1, "min": 1 << 18, "avg": 1 << 20, "max": 1 << 22}
     assert [row[0] for row in found["epoch_checks"]] == [1, 2]
-    assert list(found["wraps"][0]) == ["recipient", "suite", "sealed"]
+    assert list(found["wraps"][0]) == ["recipient", "suite", "epoch", "sealed"]
 
 
 WRONG: dict[str, Callable[[dict[str, Any]], object]] = {
@@ -65,7 +65,10 @@ WRONG: dict[str, Callable[[dict[str, Any]], object]] = {
     "short check": lambda m: m["epoch_checks"][0].__setitem__(1, b"c"),
     "wrap suite": lambda m: m["wraps"][0].update(suite=2),
     "wrap recipient": lambda m: m["wraps"][0].update(recipient=b"r"),
-    "wrap key unknown": lambda m: m["wraps"][0].update(epoch=1),
+    "wrap key unknown": lambda m: m["wraps"][0].update(more=1),
+    "wrap key missing": lambda m: m["wraps"][0].pop("epoch"),
+    "wrap epoch 0": lambda m: m["wraps"][0].update(epoch=0),
+    "wrap epoch beyond u32": lambda m: m["wraps"][0].update(epoch=1 << 32),
 }
 
 

@@ -6,12 +6,13 @@ import os
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from holdfast_agent.jobs import backup_commit
+from holdfast_agent.state.cache import TreeCache
 from holdfast_agent.state.directory import StateDirectory
 from holdfast_agent.state.journal import JobJournal
 from holdfast_agent.state.memory import Memory, Remembered
@@ -24,7 +25,7 @@ from holdfast_contract.errors import (
 )
 from holdfast_contract.limits import COMMIT_ROUNDS_MAX, KIB, MIB
 from holdfast_contract.protocol.control import JobState
-from tests.support.backup_bench import CLIENT, BackupBench, interrupting, on_disk
+from tests.support.backup_bench import CLIENT, BackupBench, count, id_of, interrupting, on_disk
 from tests.support.memory_repository import MemoryRepository, MemoryUploads
 
 
@@ -40,6 +41,10 @@ def fill(volume: Path, files: int = 60, seed: int = 1, big: int = 6 * MIB) -> No
         folder.mkdir(exist_ok=True)
         (folder / f"f{number:03d}").write_bytes(rng.randbytes(rng.randrange(1, 60_000)))
     (volume / "big").write_bytes(rng.randbytes(big))
+
+
+def setattr_fault(uploads: MemoryUploads, fault: Callable[[str], None]) -> None:
+    uploads.fault = fault
 
 
 class Killed(BaseException):
@@ -77,7 +82,7 @@ def test_stopped_at_any_step_the_same_job_completes_when_it_comes_again(
     # Whatever was lost, the next backup finds its parent's tree again.
     again = bench.run().finished.summary
     assert again["files_unmodified"] == again["files"] == 61
-    assert int(again["bytes_sent"] or 0) < 6 * KIB
+    assert int(str(again["bytes_sent"])) < 6 * KIB
 
 
 def test_what_was_uploaded_before_a_kill_is_not_sent_again(bench: BackupBench) -> None:
@@ -91,10 +96,10 @@ def test_what_was_uploaded_before_a_kill_is_not_sent_again(bench: BackupBench) -
     bench.prepare = lambda uploads: setattr(uploads, "fault", kill)
     with pytest.raises(Killed):
         bench.run(order)
-    sent = bench.uploads.bytes_sent
+    sent = bench.session.bytes_sent
     bench.prepare = lambda uploads: setattr(uploads, "fault", lambda name: None)
     bench.run(order)
-    assert bench.uploads.bytes_sent - sent < 6 * KIB
+    assert bench.session.bytes_sent - sent < 6 * KIB
 
 
 def test_commit_after_a_kill_tells_the_summary_of_before(bench: BackupBench) -> None:
@@ -119,9 +124,8 @@ def test_cancel_ends_a_backup_at_any_step_without_a_snapshot(bench: BackupBench)
     fill(bench.volume)
     for step in ("have", "pack", "refs", "manifest"):
         bench.cancel = type(bench.cancel)()
-        bench.prepare = lambda uploads, step=step: setattr(
-            uploads, "fault", interrupting(bench.cancel, step)
-        )
+        fault = interrupting(bench.cancel, step)
+        bench.prepare = partial(setattr_fault, fault=fault)
         with pytest.raises(Cancelled):
             bench.run()
     assert bench.repository.snapshots == {}
@@ -173,10 +177,10 @@ def test_missing_chunks_are_made_anew_by_further_rounds(bench: BackupBench) -> N
     summary = done.finished.summary
     assert done.finished.state is JobState.COMPLETED
     assert (summary["files"], summary["files_new"], summary["files_changed"]) == (62, 1, 0)
-    assert bench.uploads.commits == 2
+    assert bench.session.commits == 2
     assert bench.restored() == on_disk(bench.volume)
     bench.check_refs()
-    assert bench.run().finished.summary["bytes_sent"] < 6 * KIB
+    assert count(bench.run(), "bytes_sent") < 6 * KIB
 
 
 def test_every_chunk_of_the_parent_may_be_missing(bench: BackupBench) -> None:
@@ -222,9 +226,9 @@ def test_damaged_chunks_are_healed_by_the_next_backup(bench: BackupBench) -> Non
     assert done.finished.summary["files_unmodified"] == 61
     assert large not in bench.repository.damaged
     # The same bytes make the same chunk: older snapshots are healed with it.
-    assert large in bench.repository.refs(first.finished.snapshot)
+    assert large in bench.repository.refs(id_of(first))
     left = bench.repository.damaged
-    assert not left.intersection(bench.repository.refs(done.finished.snapshot))
+    assert not left.intersection(bench.repository.refs(id_of(done)))
     assert bench.restored() == on_disk(bench.volume)
     bench.check_refs()
 
@@ -252,7 +256,7 @@ def test_what_stays_damaged_is_listed_and_the_snapshot_is_incomplete(bench: Back
     body = bench.snapshot().body
     assert body.result == "incomplete"
     assert len(next(iter(bench.snapshot().reports())).rows) == 1
-    assert bench.uploads.commits == COMMIT_ROUNDS_MAX + 1
+    assert bench.session.commits == COMMIT_ROUNDS_MAX + 1
 
 
 def test_a_lost_cache_is_rebuilt_from_the_parent(bench: BackupBench) -> None:
@@ -262,8 +266,8 @@ def test_a_lost_cache_is_rebuilt_from_the_parent(bench: BackupBench) -> None:
     done = bench.run()
     assert done.finished.summary["files_unmodified"] == 61
     # The refs are a full list again: 32 bytes a chunk.
-    assert int(done.finished.summary["bytes_sent"] or 0) < 6 * KIB
-    assert bench.uploads.pack_lengths == []
+    assert count(done, "bytes_sent") < 6 * KIB
+    assert bench.session.pack_lengths == []
     bench.check_refs()
 
 
@@ -325,7 +329,7 @@ def test_full_state_directory_makes_a_backup_slow_not_impossible(
 
     with monkeypatch.context() as patch:
         patch.setattr(StateDirectory, "replace", full)
-        patch.setattr(backup_commit.TreeCache, "finish", lambda *a: None)
+        patch.setattr(TreeCache, "finish", lambda *a: None)
         assert bench.run().finished.state is JobState.COMPLETED
     done = bench.run()
     assert done.finished.summary["files_unmodified"] == 61
@@ -346,7 +350,7 @@ def test_server_that_shows_an_older_history_is_found_out(bench: BackupBench) -> 
     fill(bench.volume, files=3, big=10)
     first = bench.run()
     bench.run()
-    bench.repository.heads[CLIENT] = (1, first.finished.snapshot)
+    bench.repository.heads[CLIENT] = (1, id_of(first))
     before = bench.uploads
     with pytest.raises(HistoryRegressed):
         bench.run()
@@ -373,12 +377,12 @@ def test_newer_head_is_followed_to_what_is_remembered(bench: BackupBench) -> Non
     bench.run()
     bench.run()
     state = StateDirectory(bench.state_path)
-    Memory(state).keep(Remembered(1, first.finished.snapshot))
+    Memory(state).keep(Remembered(1, id_of(first)))
     state.close()
     done = bench.run()
     assert bench.snapshot(done).body.known_seq == 1
     state = StateDirectory(bench.state_path)
-    assert Memory(state).load() == Remembered(4, done.finished.snapshot)
+    assert Memory(state).load() == Remembered(4, id_of(done))
     state.close()
 
 

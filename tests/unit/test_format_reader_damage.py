@@ -10,7 +10,7 @@ import pytest
 import zstandard
 from blake3 import blake3
 
-from tests.support.reader_world import CLIENT, World, contents, data_folder
+from tests.support.reader_world import CLIENT, World, contents, data_folder, of_page
 from tests.support.store_builder import Node, Snapshot, StoreBuilder, folder
 from tests.support.store_bytes import CONTENT, TREE, Keyring, padme, page_of, seal
 
@@ -134,7 +134,7 @@ def test_an_exchanged_journal_object_is_told(world: World, tmp_path: Path) -> No
     assert world.restore(snapshot)[0] == 13
 
 
-# --- Forged manifests and identities --------------------------------------------------------------
+# --- Forged manifests and identities ------------------------------------------------------------
 
 
 def test_a_manifest_signed_by_a_sibling_is_refused(world: World) -> None:
@@ -155,6 +155,10 @@ def test_a_manifest_with_a_mac_of_another_key_is_refused(world: World) -> None:
     forged = world.store.snapshot(CLIENT, NODES)
     world.store.keys = real
     assert world.restore(forged)[0] == 13
+
+
+def test_a_manifest_with_a_key_that_the_format_lacks_is_refused(world: World) -> None:
+    assert world.restore(world.store.snapshot(CLIENT, NODES, surprise=1))[0] == 13
 
 
 def test_a_commit_record_that_names_another_manifest_is_told(world: World) -> None:
@@ -185,12 +189,12 @@ def test_refs_through_more_than_16_differences_are_refused(world: World) -> None
 
 @pytest.mark.parametrize("counted", ["files", "dirs", "bytes"])
 def test_a_tree_larger_than_its_manifest_says_ends_the_walk(world: World, counted: str) -> None:
-    small = {"files": 4, "dirs": 0, "bytes": 10_015}[counted]
-    forged = world.store.snapshot(CLIENT, NODES, **{counted: small})
+    small: dict[str, Any] = {"files": 4, "dirs": 0, "bytes": 10_015}
+    forged = world.store.snapshot(CLIENT, NODES, **{counted: small[counted]})
     assert world.restore(forged)[0] == 13
 
 
-# --- Forged chunks ----------------------------------------------------------------------------------
+# --- Forged chunks ------------------------------------------------------------------------------
 
 
 def sealed_as(world: World, **forged: Any) -> Snapshot:
@@ -203,21 +207,9 @@ def sealed_as(world: World, **forged: Any) -> Snapshot:
     return snapshot_of(world, stats, [chunk_id], [[0, digest, [0, 0, len(text)], None]])
 
 
-def snapshot_of(
-    world: World, stats: list[Any], ids: list[bytes], contents_part: list[Any]
-) -> Snapshot:
+def snapshot_of(world: World, stats: list[Any], ids: list[bytes], content: list[Any]) -> Snapshot:
     """Return a snapshot whose root is one page of these parts."""
-    return snapshot_of_page(
-        world, page_of(stats, ids, [[0, 0, "root", "root"]], contents_part), ids
-    )
-
-
-def snapshot_of_page(world: World, page: bytes, ids: list[bytes], before: bytes = b"") -> Snapshot:
-    """Return a snapshot whose root is this page, behind `before` in its tree chunk."""
-    tree = world.store.chunk(TREE, before + page)
-    counts = {"files": 9, "dirs": 9, "bytes": 99_999}
-    extents = [[tree, len(before), len(page)]]
-    return world.store.snapshot(CLIENT, (), tree=extents, forged_ids={tree, *ids}, **counts)
+    return of_page(world, page_of(stats, ids, [[0, 0, "root", "root"]], content), ids)
 
 
 def inside(plain: int, payload: bytes, padding: bytes | None = None) -> bytes:
@@ -240,6 +232,12 @@ UNSIZED = zstandard.ZstdCompressor(write_content_size=False).compress(b"text " *
     "forged",
     [
         {"chunk_id": bytes(range(32))},
+        {"com": bytes(32)},
+        {"head": b"HFCX\x01\x01\x01\x01"},
+        {"head": b"HFCK\x02\x01\x01\x01"},
+        {"head": b"HFCK\x01\x02\x01\x01"},
+        {"head": b"HFCK\x01\x01\x02\x01"},
+        {"head": b"HFCK\x01\x01\x01\x03"},
         {"inside": inside(250, PACKED, b"\0" * 63)},
         {"inside": inside(250, PACKED)[:-1] + b"\1"},
         {"inside": inside(251, PACKED)},

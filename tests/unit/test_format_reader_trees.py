@@ -6,13 +6,16 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from blake3 import blake3
 
-from tests.support.reader_world import CLIENT, World, contents
-from tests.support.store_builder import Snapshot
+from tests.support.reader_world import CLIENT, READER, World, contents, of_page
 from tests.support.store_bytes import CONTENT, TREE, block_of, page_of
 
+NUMBERS = [0, 127, 128, 2**16, 2**32, 2**64 - 1, -1, -32, -33, -(2**15), -(2**31), -(2**63)]
+TEXTS = [b"", b"x" * 255, b"x" * 256, b"x" * 65_536, "", "\u00e4" * 200, "x" * 70_000]
+FAMILIES = [[1] * 15, [1] * 16, [1] * 65_536, {str(n): n for n in range(20)}, {"a": [{"b": b"c"}]}]
 OWNERS = [[0, 0, "root", "root"]]
 STAT = [b"f", 1, 0o644, 5000, 0, 0, 1, 0]
 CONTENT_OF = [0, b"", [0, 0, 5000], None]
@@ -23,14 +26,6 @@ BIG = bytes(range(250)) * 20
 def world(tmp_path: Path) -> World:
     """Return an empty domain with one client."""
     return World(tmp_path)
-
-
-def of_page(world: World, page: bytes, ids: list[bytes], before: bytes = b"") -> Snapshot:
-    """Return a snapshot whose root is this page, behind `before` in its tree chunk."""
-    tree = world.store.chunk(TREE, before + page)
-    counts = {"files": 9, "dirs": 9, "bytes": 99_999}
-    extents = [[tree, len(before), len(page)]]
-    return world.store.snapshot(CLIENT, (), tree=extents, forged_ids={tree, *ids}, **counts)
 
 
 def of_entry(world: World, stat: list[Any], content: list[Any]) -> tuple[int, Path]:
@@ -220,10 +215,35 @@ def test_blocks_of_extents_are_checked_like_extents(world: World) -> None:
     assert code_of((b"\xff" * 32, 0, 5000)) == 13
 
 
-@pytest.mark.parametrize("body", [b"\xc1", b"\xca\0\0\0\0", b"\xd4\0\0", b"\x91" * 40, b"\x92\x01"])
-def test_messagepack_that_the_format_does_not_use_is_refused(world: World, body: bytes) -> None:
-    page = b"HFPG\x01\0\0\0" + struct.pack("<III", len(body), 0, len(body)) + body + body
-    assert world.restore(of_page(world, page, []))[0] == 13
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xc1",
+        b"\xca\0\0\0\0",
+        b"\xd4\0\0",
+        b"\x92\x01",
+        b"\xa2x",
+        b"\xa1\xff",
+        b"\xc4\x02x",
+        b"\xdc\0",
+        b"\xcd\0",
+        b"\x01\x02",
+        b"\x82\xa1x\x01\xa1x\x02",
+        b"\x91" * 17 + b"\x01",
+    ],
+)
+def test_messagepack_that_the_format_does_not_use_is_refused(body: bytes) -> None:
+    with pytest.raises(READER.BROKEN):
+        READER.body_of(body)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [*NUMBERS, *TEXTS, *FAMILIES, None, True, False],
+)
+def test_messagepack_that_the_format_uses_is_read(value: object) -> None:
+    assert READER.body_of(msgspec.msgpack.encode(value)) == value
 
 
 def test_attributes_that_are_not_sorted_are_told_and_the_file_restored(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from typing import Any
 
 import msgspec
 import pytest
@@ -51,6 +52,7 @@ from holdfast_agent.tree.page import (
     page_stat_part,
 )
 from holdfast_contract.format.chunk import ChunkType, padme, storage_hash
+from holdfast_contract.format.domain import Wrap
 from holdfast_contract.format.manifest import dataset_id, snapshot_id
 from holdfast_contract.format.pack import scan_frames, verify_pack
 from holdfast_contract.format.refs import (
@@ -108,11 +110,16 @@ def test_key_file_and_derived_keys() -> None:
     assert IDENTITY.box_public.hex() == said["box_public"]
 
 
+def wrap_of(said: dict[str, Any]) -> Wrap:
+    recipient, sealed = (bytes.fromhex(said[name]) for name in ("recipient", "sealed"))
+    return Wrap(recipient=recipient, suite=said["suite"], epoch=said["epoch"], sealed=sealed)
+
+
 def test_wraps_and_recovery_file() -> None:
     said = SAID["wraps"]
     private = bytes.fromhex(said["private_key"])
-    assert unwrap_keys(MATERIAL.domain_id, bytes.fromhex(said["sealed"]), private) == MATERIAL
-    later = unwrap_keys(MATERIAL.domain_id, bytes.fromhex(said["later_sealed"]), private)
+    assert unwrap_keys(MATERIAL.domain_id, wrap_of(said["wrap"]), private) == MATERIAL
+    later = unwrap_keys(MATERIAL.domain_id, wrap_of(said["later"]), private)
     assert jsonable(later.epochs) == said["later_epochs"]
     assert recover(said["recovery_file"]) == MATERIAL
     assert format_recovery_file(parse_recovery_file(said["recovery_file"])) == said["recovery_file"]

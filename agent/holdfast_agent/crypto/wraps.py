@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hmac
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,13 +23,10 @@ from holdfast_agent.crypto.keys import (
 from holdfast_contract.errors import InvalidInput, UnsupportedVersion, WrongKey
 from holdfast_contract.format.domain import WRAP_SUITE, Wrap
 from holdfast_contract.ids import DomainId, check_domain_name
-from holdfast_contract.limits import EPOCHS_MAX
 
 _SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _KEY_BYTES: Final = 32
-_SEALED_FIXED_BYTES: Final = _KEY_BYTES + 16 + 32 + 2 + 8
-"""Encapsulated key, tag, and what of the key material does not grow with the epochs."""
-_EPOCH_BYTES: Final = 36
+_EPOCH_NUMBER_MAX: Final = (1 << 32) - 1
 _RECIPIENT_WORD: Final = "holdfast-recipient-1"
 _RECOVERY_WORD: Final = "holdfast-recovery-1"
 _RECOVERY_HEAD: Final = """\
@@ -51,13 +48,18 @@ class Recovery:
     """Decides which unwrapped key is right."""
     private_key: bytes = field(repr=False)
     """X25519, 32 bytes."""
-    wraps: tuple[bytes, ...] = ()
-    """`Wrap.sealed` of one or more wraps to that key."""
+    wraps: tuple[Wrap, ...] = ()
+    """One or more wraps to that key."""
 
     @property
     def recipient(self) -> bytes:
         """The public key that the wraps are sealed to."""
-        return X25519PrivateKey.from_private_bytes(self.private_key).public_key().public_bytes_raw()
+        return public_key_of(self.private_key)
+
+
+def public_key_of(private_key: bytes) -> bytes:
+    """Return the X25519 public key of a private one, 32 bytes each."""
+    return X25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()
 
 
 def _info(domain_id: DomainId, epoch: int, recipient: bytes) -> bytes:
@@ -76,10 +78,10 @@ def wrap_keys(material: KeyMaterial, recipient: bytes) -> Wrap:
         sealed = _SUITE.encrypt(encode_key_material(material), public, info)
     except ValueError as exc:
         raise InvalidInput("the recipient is not a usable X25519 public key") from exc
-    return Wrap(recipient=recipient, suite=WRAP_SUITE, sealed=sealed)
+    return Wrap(recipient=recipient, suite=WRAP_SUITE, epoch=material.newest_epoch, sealed=sealed)
 
 
-def unwrap_keys(domain_id: DomainId, sealed: bytes, private_key: bytes) -> KeyMaterial:
+def unwrap_keys(domain_id: DomainId, wrap: Wrap, private_key: bytes) -> KeyMaterial:
     """Return the key material that a wrap holds for the owner of `private_key`.
 
     A wrap alone does not prove that the key is the domain's: whoever knows a public key can seal
@@ -89,28 +91,15 @@ def unwrap_keys(domain_id: DomainId, sealed: bytes, private_key: bytes) -> KeyMa
         WrongKey: not sealed to this key, for this domain, or not sound.
     """
     private = X25519PrivateKey.from_private_bytes(private_key)
-    recipient = private.public_key().public_bytes_raw()
-    for epoch in _newest_epochs_possible(len(sealed)):
-        try:
-            data = _SUITE.decrypt(sealed, private, _info(domain_id, epoch, recipient))
-            material = decode_key_material(domain_id, data)
-        except (InvalidTag, ValueError, InvalidInput):
-            continue
-        if material.newest_epoch == epoch:
-            return material
-    raise WrongKey("the wrapped key does not open with this private key")
-
-
-def _newest_epochs_possible(sealed_bytes: int) -> Iterator[int]:
-    """Yield the newest epoch's number as the wrap's length suggests it, then those above.
-
-    The number is part of what the wrap is bound to and stands nowhere in it. A domain's epochs are
-    numbered from 1 without a gap, so the first guess holds unless old epochs were left out.
-    """
-    rest = sealed_bytes - _SEALED_FIXED_BYTES
-    count = rest // _EPOCH_BYTES
-    if rest % _EPOCH_BYTES == 0 and 1 <= count <= EPOCHS_MAX:
-        yield from range(count, EPOCHS_MAX + 1)
+    info = _info(domain_id, wrap.epoch, public_key_of(private_key))
+    try:
+        data = _SUITE.decrypt(wrap.sealed, private, info)
+        material = decode_key_material(domain_id, data)
+    except (InvalidTag, ValueError, InvalidInput) as exc:
+        raise WrongKey("the wrapped key does not open with this private key") from exc
+    if material.newest_epoch != wrap.epoch:
+        raise WrongKey("the wrapped key is not of the epoch that it names")
+    return material
 
 
 def new_recovery(name: str, material: KeyMaterial) -> tuple[Recovery, Wrap]:
@@ -119,7 +108,7 @@ def new_recovery(name: str, material: KeyMaterial) -> tuple[Recovery, Wrap]:
     keys = DomainKeys(material)
     recovery = Recovery(name, material.domain_id, keys.key_check, private_key)
     wrap = wrap_keys(material, recovery.recipient)
-    return Recovery(name, material.domain_id, keys.key_check, private_key, (wrap.sealed,)), wrap
+    return Recovery(name, material.domain_id, keys.key_check, private_key, (wrap,)), wrap
 
 
 def format_recovery_file(recovery: Recovery) -> str:
@@ -129,10 +118,27 @@ def format_recovery_file(recovery: Recovery) -> str:
         ("domain", recovery.domain_id.hex()),
         ("key-check", recovery.key_check.hex()),
         ("private-key", base64.b64encode(recovery.private_key).decode()),
-        *(("wrap", base64.b64encode(sealed).decode()) for sealed in recovery.wraps),
+        *(("wrap", _wrap_line(wrap)) for wrap in recovery.wraps),
     ]
     head = _RECOVERY_HEAD.format(word=_RECOVERY_WORD, name=recovery.name)
     return head + "".join(f"{word} {value}\n" for word, value in rows)
+
+
+def _wrap_line(wrap: Wrap) -> str:
+    return f"{wrap.epoch} {base64.b64encode(wrap.sealed).decode()}"
+
+
+def _parse_wrap_line(text: str, recipient: bytes) -> Wrap:
+    epoch, _, sealed = text.partition(" ")
+    is_number = epoch.isascii() and epoch.isdigit() and not epoch.startswith("0")
+    if not is_number or len(epoch) > 10 or int(epoch) > _EPOCH_NUMBER_MAX:
+        raise InvalidInput("recovery file: wrap: its epoch is not a number from 1 to 4294967295")
+    return Wrap(
+        recipient=recipient,
+        suite=WRAP_SUITE,
+        epoch=int(epoch),
+        sealed=decode_base64(sealed, "recovery file: wrap"),
+    )
 
 
 def parse_recovery_file(text: str) -> Recovery:
@@ -164,7 +170,7 @@ def parse_recovery_file(text: str) -> Recovery:
         parse_domain_id(found["domain"][0]),
         decode_hex(found["key-check"][0], 32, "recovery file: key-check"),
         private_key,
-        tuple(decode_base64(value, "recovery file: wrap") for value in found["wrap"]),
+        tuple(_parse_wrap_line(value, public_key_of(private_key)) for value in found["wrap"]),
     )
 
 
@@ -178,11 +184,11 @@ def recover(recovery_text: str, more_wraps: Iterable[Wrap] = ()) -> KeyMaterial:
         WrongKey: no wrap opens to the key that the file's key check names.
     """
     recovery = parse_recovery_file(recovery_text)
-    mine = [wrap.sealed for wrap in more_wraps if wrap.recipient == recovery.recipient]
+    mine = [wrap for wrap in more_wraps if wrap.recipient == recovery.recipient]
     found: list[KeyMaterial] = []
-    for sealed in (*recovery.wraps, *mine):
+    for wrap in (*recovery.wraps, *mine):
         try:
-            material = unwrap_keys(recovery.domain_id, sealed, recovery.private_key)
+            material = unwrap_keys(recovery.domain_id, wrap, recovery.private_key)
         except WrongKey:
             continue
         if hmac.compare_digest(DomainKeys(material).key_check, recovery.key_check):

@@ -55,6 +55,8 @@ class Wrap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     recipient: Bytes32
     """X25519 public key."""
     suite: int
+    epoch: Epoch
+    """The newest epoch of the key material inside; the seal is bound to it."""
     sealed: bytes
     """Encapsulated key and ciphertext."""
 

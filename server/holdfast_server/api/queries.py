@@ -139,7 +139,8 @@ async def _pipe(call: Call, answer: Body, *, is_raw: bool) -> web.StreamResponse
     await response.prepare(call.request)
     try:
         while piece:
-            await asyncio.wait_for(response.write(piece), ANSWER_SECONDS)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await response.write(piece)
             piece = await _next(answer)
         await response.write_eof()
     except HoldfastError as error:

@@ -51,7 +51,9 @@ class Notices:
 async def wait_at_most(event: asyncio.Event, seconds: float) -> bool:
     """Wait until `event` is set; False when `seconds` are over before that."""
     try:
-        await asyncio.wait_for(event.wait(), seconds)
+        # Not wait_for: in Python 3.11 it loses a cancellation that comes with the event.
+        async with asyncio.timeout(seconds):
+            await event.wait()
     except TimeoutError:
         return False
     return True

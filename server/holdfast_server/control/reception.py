@@ -118,7 +118,8 @@ class Reception:
             )
         )
         try:
-            hello = await asyncio.wait_for(channel.receive(), HELLO_SECONDS)
+            async with asyncio.timeout(HELLO_SECONDS):
+                hello = await channel.receive()
         except TimeoutError as exc:
             raise NotAuthenticated("no proof came in time") from exc
         if not isinstance(hello, Hello):
