@@ -9,11 +9,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from holdfast_agent.engine import assembly
 from holdfast_agent.engine.source import Reader
+from holdfast_agent.jobs import backup_source
 from holdfast_agent.jobs.backup_source import VolumePlace, VolumeReader
+from holdfast_agent.sources.directory import Directory
+from holdfast_agent.sources.scan import Listing, scan
 from holdfast_agent.tree.entry import EntryFlag, EntryType, Stat
 from holdfast_contract.limits import KIB, MIB
 from holdfast_contract.protocol.control import JobState
@@ -174,6 +178,34 @@ def test_file_that_never_comes_to_rest_is_listed(
     assert done.finished.state is JobState.COMPLETED_WITH_SKIPS
     assert [(row["path"], row["reason"]) for row in done.result.skipped] == [(str(path), "changed")]
     assert stat_of(bench, "restless").flags & EntryFlag.UNSETTLED
+
+
+def test_file_that_is_unsettled_twice_with_equal_times_is_read_twice(
+    bench: BackupBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As beside a writer in the same tick: no stat part tells the two contents apart."""
+    path = bench.volume / "same tick"
+    path.write_bytes(b"one")
+    plain_open = VolumePlace.open
+
+    def in_doubt(entry: Stat) -> Stat:
+        return msgspec.structs.replace(entry, mtime_ns=7, ctime_ns=7, flags=EntryFlag.UNSETTLED)
+
+    def scanned(directory: Directory) -> Listing:
+        found = scan(directory)
+        return found._replace(entries=[in_doubt(entry) for entry in found.entries])
+
+    def open_file(place: VolumePlace, entry: Stat) -> VolumeReader:
+        reader = plain_open(place, entry)
+        reader.entry = in_doubt(reader.entry)
+        return reader
+
+    monkeypatch.setattr(backup_source, "scan", scanned)
+    monkeypatch.setattr(VolumePlace, "open", open_file)
+    bench.run()
+    path.write_bytes(b"two")
+    bench.run()
+    assert bench.restored() == {b"same tick": b"two"}
 
 
 def after_listing(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:

@@ -17,23 +17,18 @@ from holdfast_agent.engine.entries import (
     EntryDraft,
     OldEntry,
     OldPage,
-    PageDraft,
-    PageSlot,
 )
+from holdfast_agent.engine.paging import Pages, Paging, path_below, rows_of
 from holdfast_agent.engine.source import Place, Row, Source, Unreadable
 from holdfast_agent.engine.tally import Tally
 from holdfast_agent.engine.turn import Turn
 from holdfast_agent.tree.entry import Content, EntryFlag, EntryType, Stat
-from holdfast_agent.tree.known import KnownPage, KnownTree, KnownTreeLost
+from holdfast_agent.tree.known import KnownPage, KnownTree
 from holdfast_agent.tree.page import (
     cut_pages,
-    decode_page,
     encode_stat_part,
-    page_ids,
     page_stat_part,
 )
-from holdfast_contract.errors import HoldfastError
-from holdfast_contract.ids import ChunkId
 from holdfast_contract.limits import DEPTH_MAX
 
 _DIRECTORY: Final = int(EntryType.DIRECTORY)
@@ -43,19 +38,6 @@ Steps: TypeAlias = Generator["Steps", DirectoryDraft, DirectoryDraft]
 """A directory at work: yields the directories below it, is sent their drafts, returns its own."""
 _Forest: TypeAlias = "dict[bytes, _Forest | bytes]"
 """Directories above the backup's paths: name -> what lies below, or the path itself."""
-
-
-class Pages(Protocol):
-    """Where pages go (`assembly`, or the counts of a dry run)."""
-
-    def keep(self, directory: DirectoryDraft, page: KnownPage) -> None:
-        """Leave a page of the parent where it is."""
-
-    def add(self, page: PageDraft) -> None:
-        """Take the entries of a new page."""
-
-    def drop(self, old: OldPage) -> None:
-        """Take a page of the parent out of the tree."""
 
 
 class Entries(Protocol):
@@ -89,15 +71,15 @@ class Walk:
         avoid: frozenset[bytes],
     ) -> None:
         self._key = context.keys.name
+        self._paging = Paging(known, pages, name_key=self._key, avoid=avoid)
         self._cancel = context.cancel
         self._progress = context.progress
         self._source = source
         self._known = known
-        self._pages = pages
         self._entries = entries
         self._tally = tally
         self._turn = turn
-        self._avoid = avoid
+        self._avoids = bool(avoid)
         self.tops_read = 0
         """How many of the backup's paths could be read at all."""
 
@@ -154,11 +136,11 @@ class Walk:
 
     def _implied(self, level: _Forest, path: bytes) -> Steps:
         draft = DirectoryDraft(path)
-        olds = [self._decoded(page) for page in self._known.pages(path)]
-        before = {stat.name: (stat, content) for old in olds for stat, content in _rows(old)}
+        olds = [self._paging.decoded(page) for page in self._known.pages(path)]
+        before = {stat.name: (stat, content) for old in olds for stat, content in rows_of(old)}
         drafts: list[EntryDraft] = []
         for name in sorted(level):
-            below, here = level[name], _below(path, name)
+            below, here = level[name], path_below(path, name)
             old = before.pop(name, None)
             if isinstance(below, bytes):
                 entry = yield from self._top(below, old)
@@ -167,8 +149,8 @@ class Walk:
             stat = Stat(name, _DIRECTORY, 0o755, 0, 0, 0, 0, int(EntryFlag.IMPLIED))
             child = yield self._implied(below, here)
             drafts.append(EntryDraft(stat, Content(), child=child, old=old))
-        self._drop_vanished(path, before)
-        self._end(draft, drafts, olds)
+        self._paging.drop_vanished(path, before)
+        self._paging.end(draft, drafts, olds)
         return draft
 
     def _top(
@@ -213,9 +195,11 @@ class Walk:
                 if old is None:
                     continue
             else:
-                old = self._decoded(known)
+                old = self._paging.decoded(known)
                 drafts = yield from self._stretch(place, path, part, old, depth)
-            pending = self._add_stretch(draft, pending, drafts, old, is_end=start == len(stats))
+            pending = self._paging.add_stretch(
+                draft, pending, drafts, old, is_end=start == len(stats)
+            )
         yield from self._rest(place, draft, pending, stats[start:], depth)
         return draft
 
@@ -227,15 +211,7 @@ class Walk:
         # A flag says that the entry must not be believed, also where the parent says the same.
         if any(stat.flags for stat in part) or self._turn.due(path, part):
             return False
-        return not self._avoid or not self._touches(known)
-
-    def _touches(self, known: KnownPage) -> bool:
-        avoid = self._avoid
-        if known.chunk in avoid or not avoid.isdisjoint(page_ids(known.data)):
-            return True
-        if not known.has_extra:
-            return False
-        return any(_touched(ids, avoid) for _, ids in self._known.block_ids(known.row))
+        return not self._avoids or not self._paging.touches(known)
 
     def _unless_kept(
         self,
@@ -253,9 +229,9 @@ class Walk:
         if all(isinstance(child, DirectoryDraft) and child.is_kept for child in children.values()):
             self._keep(draft, part, known, len(children))
             return [], None
-        old = self._decoded(known)
+        old = self._paging.decoded(known)
         drafts = []
-        for stat, content in _rows(old):
+        for stat, content in rows_of(old):
             before = (stat, content)
             child = children.get(stat.name)
             if isinstance(child, Unreadable):
@@ -269,7 +245,7 @@ class Walk:
     def _keep(
         self, draft: DirectoryDraft, part: Sequence[Stat], known: KnownPage, directories: int
     ) -> None:
-        self._pages.keep(draft, known)
+        self._paging.keep(draft, known)
         tally = self._tally
         files = len(part) - directories
         tally.dirs += directories
@@ -277,7 +253,7 @@ class Walk:
         tally.files_unmodified += files
         before = tally.bytes_logical
         if known.has_links:
-            for stat, content in _rows(self._decoded(known)):
+            for stat, content in rows_of(self._paging.decoded(known)):
                 tally.add_bytes(stat.size, content.link_group)
         else:
             tally.bytes_logical += sum(stat.size for stat in part)
@@ -292,14 +268,16 @@ class Walk:
         depth: int,
     ) -> Generator[Steps, DirectoryDraft, list[EntryDraft]]:
         """Return the entries of some names, of which the parent had `old`."""
-        before = {} if old is None else {stat.name: (stat, content) for stat, content in _rows(old)}
+        before = (
+            {} if old is None else {stat.name: (stat, content) for stat, content in rows_of(old)}
+        )
         due = self._turn.due(path, part) if before else frozenset()
         drafts = []
         for stat in part:
             self._cancel.check()
             known = before.pop(stat.name, None)
             extra = b"" if old is None else old.extra.get(stat.name, b"")
-            if stat.name not in due and self._is_same_entry(stat, known, extra):
+            if stat.name not in due and self._paging.is_same_entry(stat, known, extra):
                 assert known is not None
                 drafts.append(EntryDraft(stat, known[1], old=known))
                 self._progress.add(files=1, bytes=stat.size)
@@ -307,18 +285,8 @@ class Walk:
             entry = yield from self._one(place, path, stat, known, depth)
             if entry is not None:
                 drafts.append(entry)
-        self._drop_vanished(path, before)
+        self._paging.drop_vanished(path, before)
         return drafts
-
-    def _is_same_entry(self, stat: Stat, known: OldEntry | None, extra: bytes) -> bool:
-        if known is None or stat.type == _DIRECTORY or stat.flags or known[0] != stat:
-            return False
-        avoid = self._avoid
-        if not avoid:
-            return True
-        content = known[1]
-        named = (*content.extents, *content.xattr_blocks)
-        return not any(extent.chunk in avoid for extent in named) and not _touched(extra, avoid)
 
     def _rest(
         self,
@@ -337,7 +305,7 @@ class Walk:
             part = rest[max(start - waiting, 0) : max(end - waiting, 0)]
             drafts = pending[start:end]
             drafts += yield from self._stretch(place, draft.path, part, None, depth)
-            self._add(draft, drafts, None, is_last=end == len(names))
+            self._paging.add(draft, drafts, None, is_last=end == len(names))
             start = end
 
     # --- one entry ---
@@ -346,7 +314,7 @@ class Walk:
     ) -> Generator[Steps, DirectoryDraft, EntryDraft | None]:
         if stat.type != _DIRECTORY or stat.flags & EntryFlag.SKIPPED:
             if old is not None and old[0].type == _DIRECTORY:
-                self._drop_below(_below(path, stat.name))
+                self._paging.drop_below(path_below(path, stat.name))
             entry = self._entries.entry(place, stat, old)
             self._progress.add(files=1, moved=1)
             return entry
@@ -355,11 +323,11 @@ class Walk:
         else:
             entry = self._entries.described(place, stat, old)
         if entry is None or entry.is_skipped:
-            self._drop_below(_below(path, stat.name))
+            self._paging.drop_below(path_below(path, stat.name))
             return entry
         if entry.stat.type != _DIRECTORY:
             # Exchanged since it was scanned: what it is now is described, or read.
-            self._drop_below(_below(path, stat.name))
+            self._paging.drop_below(path_below(path, stat.name))
             return self._entries.entry(place, entry.stat, old)
         child = yield from self._descend(place, path, stat, depth)
         if isinstance(child, Unreadable):
@@ -370,118 +338,19 @@ class Walk:
     def _descend(
         self, place: Place, path: bytes, stat: Stat, depth: int
     ) -> Generator[Steps, DirectoryDraft, DirectoryDraft | Unreadable]:
-        here = _below(path, stat.name)
+        here = path_below(path, stat.name)
         try:
             if depth >= DEPTH_MAX - 1:
                 raise Unreadable("too-deep", f"more than {DEPTH_MAX} directories deep")
             is_entered = place.enter(stat.name)
         except Unreadable as why:
-            self._drop_below(here)
+            self._paging.drop_below(here)
             return why
         if not is_entered:
-            self._drop_below(here)
+            self._paging.drop_below(here)
             return DirectoryDraft(here, is_kept=False)
         child = yield self._directory(place, here, depth + 1)
         row = place.leave()
         if row is not None:
             self._tally.list_row(row)
         return child
-
-    # --- pages ---
-    def _add_stretch(
-        self,
-        draft: DirectoryDraft,
-        pending: list[EntryDraft],
-        drafts: list[EntryDraft],
-        old: OldPage,
-        *,
-        is_end: bool,
-    ) -> list[EntryDraft]:
-        """Take the entries in place of an old page; return those whose page has not ended yet."""
-        entries = pending + drafts
-        ends = cut_pages([entry.stat.name for entry in entries], self._key)
-        if entries and not is_end and not self._is_cut(entries[-1].stat.name):
-            ends.pop()
-        if not pending and ends == [len(entries)]:
-            self._add(draft, entries, old, is_last=is_end)
-            return []
-        self._drop(draft, old)
-        start = 0
-        for end in ends:
-            self._add(draft, entries[start:end], None, is_last=is_end and end == len(entries))
-            start = end
-        return entries[start:]
-
-    def _is_cut(self, name: bytes) -> bool:
-        """Tell whether a page ends after this name, whatever comes behind it."""
-        return cut_pages((name, name), self._key)[0] == 1
-
-    def _end(
-        self, draft: DirectoryDraft, drafts: list[EntryDraft], olds: Sequence[OldPage]
-    ) -> None:
-        """Take all entries of an implied directory at once."""
-        if len(olds) == 1 and drafts:
-            self._add(draft, drafts, olds[0], is_last=True)
-            return
-        for old in olds:
-            self._drop(draft, old)
-        if drafts:
-            self._add(draft, drafts, None, is_last=True)
-
-    def _add(
-        self,
-        draft: DirectoryDraft,
-        entries: list[EntryDraft],
-        old: OldPage | None,
-        *,
-        is_last: bool,
-    ) -> None:
-        draft.is_kept = False
-        slot = PageSlot()
-        draft.slots.append(slot)
-        extra = {} if old is None else dict(old.extra)
-        for entry in entries:
-            # Entries of another page that were not touched bring their blocks along.
-            if entry.old is not None and entry.content.spill and entry.stat.name not in extra:
-                extra[entry.stat.name] = self._extra_of(draft.path, entry.stat.name)
-        self._pages.add(PageDraft(draft, slot, entries, old, extra, is_last))
-
-    def _extra_of(self, path: bytes, name: bytes) -> bytes:
-        for known in self._known.pages(path):
-            if known.first <= name <= known.last:
-                return dict(self._known.block_ids(known.row)).get(name, b"")
-        return b""
-
-    def _drop(self, draft: DirectoryDraft, old: OldPage) -> None:
-        draft.is_kept = False
-        self._pages.drop(old)
-
-    def _drop_vanished(self, path: bytes, before: dict[bytes, OldEntry]) -> None:
-        for name, (stat, _) in before.items():
-            if stat.type == _DIRECTORY:
-                self._drop_below(_below(path, name))
-
-    def _drop_below(self, path: bytes) -> None:
-        for known in self._known.below(path):
-            self._pages.drop(self._decoded(known))
-
-    def _decoded(self, known: KnownPage) -> OldPage:
-        try:
-            page = decode_page(known.data, ChunkId(known.chunk), known.offset)
-        except HoldfastError as exc:
-            raise KnownTreeLost("a cached page cannot be decoded") from exc
-        extra = dict(self._known.block_ids(known.row)) if known.has_extra else {}
-        return OldPage(known, page, extra)
-
-
-def _rows(old: OldPage) -> Sequence[OldEntry]:
-    return list(zip(old.page.stats, old.page.contents, strict=True))
-
-
-def _below(path: bytes, name: bytes) -> bytes:
-    return path + name if path == b"/" else path + b"/" + name
-
-
-def _touched(ids: bytes, avoid: frozenset[bytes]) -> bool:
-    """Tell whether one of the joined ids is to be avoided."""
-    return any(ids[at : at + 32] in avoid for at in range(0, len(ids), 32))

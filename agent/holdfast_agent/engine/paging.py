@@ -1,0 +1,180 @@
+"""Stretches of a directory's names become pages: where they end, which of the parent's they replace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from holdfast_agent.engine.entries import (
+    DirectoryDraft,
+    EntryDraft,
+    OldEntry,
+    OldPage,
+    PageDraft,
+    PageSlot,
+)
+from holdfast_agent.tree.entry import EntryType, Stat
+from holdfast_agent.tree.known import KnownPage, KnownTree, KnownTreeLost
+from holdfast_agent.tree.page import cut_pages, decode_page, page_ids
+from holdfast_contract.errors import HoldfastError
+from holdfast_contract.ids import ChunkId
+
+_DIRECTORY: Final = int(EntryType.DIRECTORY)
+
+
+class Pages(Protocol):
+    """Where pages go (`assembly`, or the counts of a dry run)."""
+
+    def keep(self, directory: DirectoryDraft, page: KnownPage) -> None:
+        """Leave a page of the parent where it is."""
+
+    def add(self, page: PageDraft) -> None:
+        """Take the entries of a new page."""
+
+    def drop(self, old: OldPage) -> None:
+        """Take a page of the parent out of the tree."""
+
+
+class Paging:
+    """Turns entries into drafts of pages, and takes the parent's pages out of the tree."""
+
+    def __init__(
+        self, known: KnownTree, pages: Pages, *, name_key: bytes, avoid: frozenset[bytes]
+    ) -> None:
+        self._known = known
+        self._pages = pages
+        self._key = name_key
+        self._avoid = avoid
+
+    def keep(self, draft: DirectoryDraft, known: KnownPage) -> None:
+        """Leave a page of the parent where it is."""
+        self._pages.keep(draft, known)
+
+    # --- what the parent has ---
+    def touches(self, known: KnownPage) -> bool:
+        """Tell whether a page lies in, or names, a chunk that is to be avoided."""
+        avoid = self._avoid
+        if known.chunk in avoid or not avoid.isdisjoint(page_ids(known.data)):
+            return True
+        if not known.has_extra:
+            return False
+        return any(_touched(ids, avoid) for _, ids in self._known.block_ids(known.row))
+
+    def is_same_entry(self, stat: Stat, known: OldEntry | None, extra: bytes) -> bool:
+        """Tell whether an entry is the parent\'s and names nothing that is to be avoided."""
+        if known is None or stat.type == _DIRECTORY or stat.flags or known[0] != stat:
+            return False
+        avoid = self._avoid
+        if not avoid:
+            return True
+        content = known[1]
+        named = (*content.extents, *content.xattr_blocks)
+        return not any(extent.chunk in avoid for extent in named) and not _touched(extra, avoid)
+
+    # --- what the snapshot gets ---
+    def add_stretch(
+        self,
+        draft: DirectoryDraft,
+        pending: list[EntryDraft],
+        drafts: list[EntryDraft],
+        old: OldPage,
+        *,
+        is_end: bool,
+    ) -> list[EntryDraft]:
+        """Take the entries in place of an old page; return those whose page has not ended yet."""
+        entries = pending + drafts
+        ends = cut_pages([entry.stat.name for entry in entries], self._key)
+        if entries and not is_end and not self._is_cut(entries[-1].stat.name):
+            ends.pop()
+        if not pending and ends == [len(entries)]:
+            self.add(draft, entries, old, is_last=is_end)
+            return []
+        self.drop(draft, old)
+        start = 0
+        for end in ends:
+            self.add(draft, entries[start:end], None, is_last=is_end and end == len(entries))
+            start = end
+        return entries[start:]
+
+    def _is_cut(self, name: bytes) -> bool:
+        """Tell whether a page ends after this name, whatever comes behind it."""
+        return cut_pages((name, name), self._key)[0] == 1
+
+    def end(self, draft: DirectoryDraft, drafts: list[EntryDraft], olds: Sequence[OldPage]) -> None:
+        """Take all entries of an implied directory at once."""
+        if len(olds) == 1 and drafts:
+            self.add(draft, drafts, olds[0], is_last=True)
+            return
+        for old in olds:
+            self.drop(draft, old)
+        if drafts:
+            self.add(draft, drafts, None, is_last=True)
+
+    def add(
+        self,
+        draft: DirectoryDraft,
+        entries: list[EntryDraft],
+        old: OldPage | None,
+        *,
+        is_last: bool,
+    ) -> None:
+        """Take the entries of one page; `old` is the page whose place they take exactly."""
+        draft.is_kept = False
+        slot = PageSlot()
+        draft.slots.append(slot)
+        extra = {} if old is None else dict(old.extra)
+        for entry in entries:
+            # Entries of another page that were not touched bring their blocks along.
+            if entry.old is not None and entry.content.spill and entry.stat.name not in extra:
+                extra[entry.stat.name] = self._extra_of(draft.path, entry.stat.name)
+        self._pages.add(PageDraft(draft, slot, entries, old, extra, is_last))
+
+    def _extra_of(self, path: bytes, name: bytes) -> bytes:
+        for known in self._known.pages(path):
+            if known.first <= name <= known.last:
+                return dict(self._known.block_ids(known.row)).get(name, b"")
+        return b""
+
+    def drop(self, draft: DirectoryDraft, old: OldPage) -> None:
+        """Take one of the directory's pages out of the tree."""
+        draft.is_kept = False
+        self._pages.drop(old)
+
+    def drop_vanished(self, path: bytes, before: dict[bytes, OldEntry]) -> None:
+        """Take what lies below vanished directories of `path` out of the tree."""
+        for name, (stat, _) in before.items():
+            if stat.type == _DIRECTORY:
+                self.drop_below(path_below(path, name))
+
+    def drop_below(self, path: bytes) -> None:
+        """Take the directory `path` and everything below it out of the tree."""
+        for known in self._known.below(path):
+            self._pages.drop(self.decoded(known))
+
+    def decoded(self, known: KnownPage) -> OldPage:
+        """Return a page of the parent taken apart.
+
+        Raises:
+            KnownTreeLost: the cache does not hold what was put into it.
+        """
+        try:
+            page = decode_page(known.data, ChunkId(known.chunk), known.offset)
+        except HoldfastError as exc:
+            raise KnownTreeLost("a cached page cannot be decoded") from exc
+        extra = dict(self._known.block_ids(known.row)) if known.has_extra else {}
+        return OldPage(known, page, extra)
+
+
+def rows_of(old: OldPage) -> Sequence[OldEntry]:
+    """Return the entries of a page, in order."""
+    return list(zip(old.page.stats, old.page.contents, strict=True))
+
+
+def path_below(path: bytes, name: bytes) -> bytes:
+    """Return the absolute path of `name` in the directory `path`."""
+    return path + name if path == b"/" else path + b"/" + name
+
+
+def _touched(ids: bytes, avoid: frozenset[bytes]) -> bool:
+    """Tell whether one of the joined ids is to be avoided."""
+    return any(ids[at : at + 32] in avoid for at in range(0, len(ids), 32))
