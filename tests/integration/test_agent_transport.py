@@ -51,8 +51,6 @@ class Handler(BaseHTTPRequestHandler):
             self.server.seen.append((self.command, self.path, body))
         self.server.route(self, body)
 
-    do_GET = do_PUT = do_POST = do_DELETE = handle_any
-
     def answer(self, status: int, body: bytes = b"", kind: str = "application/json") -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
@@ -73,6 +71,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         return
+
+
+for _verb in ("GET", "PUT", "POST", "DELETE"):
+    setattr(Handler, f"do_{_verb}", Handler.handle_any)
 
 
 class Scripted(ThreadingHTTPServer):

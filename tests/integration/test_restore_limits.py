@@ -193,7 +193,7 @@ def test_the_sealed_list_opens_with_the_key_and_says_the_same(bench: RestoreBenc
     assert [os.fsdecode(row.path) for row in report.rows] == [
         row["path"] for row in done.result.not_exact
     ]
-    assert bench.ask("report", blob=blob, items=[]) == done.result.not_exact
+    assert bench.ask("report", blob=blob) == done.result.not_exact
 
 
 # --- without privilege

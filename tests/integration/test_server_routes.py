@@ -249,6 +249,33 @@ async def test_refused_acts_are_recorded_and_a_flood_of_them_is_not(world: ApiWo
     assert 0 < kinds.count("refused") <= 60
 
 
+WEIRD = ("%00", "%FF", "%ED%A0%80", "%2e%2e", "%0a", "\u202e", "%F0%9F%92%A9", "a" * 300, "%")
+
+
+@pytest.mark.parametrize("weird", WEIRD)
+async def test_no_name_in_a_path_or_query_breaks_the_server(world: ApiWorld, weird: str) -> None:
+    from yarl import URL
+
+    await world.domain()
+    agent = await world.agent()
+    tokens = {Audience.PEOPLE: world.token, Audience.AGENT: agent.token}
+    for route in CLOSED:
+        if route.audience not in tokens:
+            continue
+        paths = [re.sub(r"{\w+}", weird, route.path)]
+        paths += [f"{path_of(route)}?{parameter.name}={weird}" for parameter in route.query]
+        for path in paths:
+            url = URL(f"http://127.0.0.1:{world.port}{path}", encoded=True)
+            token = tokens[route.audience]
+            async with await world.request(
+                route.method,
+                url,
+                token=token,
+                data=b"{}",  # type: ignore[arg-type]
+            ) as response:
+                assert (path, response.status < 500) == (path, True)
+
+
 async def test_two_thousand_path_bytes_in_a_reference_are_no_failure(world: ApiWorld) -> None:
     problem = await world.refused("GET", "/v1/snapshots/" + "a%2F" * 600)
     assert problem["code"] == "invalid"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -45,6 +47,14 @@ class TickingClock:
         return self.now / 1e9
 
 
+@cache
+def _empty_catalog() -> bytes:
+    """Return a catalog that was just made: its migrations are tested elsewhere, and take time."""
+    with tempfile.TemporaryDirectory() as folder:
+        open_catalog("sqlite:", Path(folder), TickingClock()).close()
+        return (Path(folder) / "catalog.sqlite").read_bytes()
+
+
 class Served:
     """A repository that can be stopped at any moment and started again."""
 
@@ -57,6 +67,9 @@ class Served:
         self.start()
 
     def start(self) -> None:
+        place = self.folder / "catalog.sqlite"
+        if not place.exists():
+            place.write_bytes(_empty_catalog())
         self.catalog: Catalog = open_catalog("sqlite:", self.folder, self.clock)
         self.repository = Repository(self.catalog, self.store, self.clock, self.random)
         self.repository.start()

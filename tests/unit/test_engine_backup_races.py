@@ -380,6 +380,12 @@ def test_long_extent_lists_go_into_blocks_and_back(
         (bench.state_path / "cache.sqlite").unlink()
         assert bench.run().finished.summary["files_unmodified"] == 4002
         bench.check_refs()
+        # A chunk that only a block names may be missing like any other.
+        large = bench.snapshot().find(os.fsencode(bench.volume / "large")).entry
+        bench.repository.forget(list(bench.snapshot().extents(large))[3].chunk)
+        (bench.volume / "other").write_bytes(b"again %d" % bound)
+        bench.run()
+        assert bench.restored() == on_disk(bench.volume)
 
 
 def test_long_attributes_go_into_blocks(

@@ -10,7 +10,7 @@ import pytest
 import zstandard
 from blake3 import blake3
 
-from tests.support.reader_world import CLIENT, World, contents, data_folder, of_page
+from tests.support.reader_world import CLIENT, READER, World, contents, data_folder, of_page
 from tests.support.store_builder import Node, Snapshot, StoreBuilder, folder
 from tests.support.store_bytes import CONTENT, TREE, Keyring, padme, page_of, seal
 
@@ -131,6 +131,61 @@ def test_an_exchanged_journal_object_is_told(world: World, tmp_path: Path) -> No
     two_snapshots(other)
     other.store.journal(("store", {"store_id": bytes(16)}))
     world.objects("journal")[2].write_bytes(other.objects("journal")[-1].read_bytes())
+    assert world.restore(snapshot)[0] == 13
+
+
+@pytest.mark.parametrize(
+    ("offset", "change"),
+    [(0, b"X"), (4, b"\2"), (7, b"\1"), (8, b"other store id.."), (24, b"\7"), (32, b"\7")]
+    + [(40, b"\2"), (44, bytes(32)), (76, b"\1")],
+)
+def test_a_journal_object_that_fits_its_own_hash_but_not_the_chain_is_told(
+    world: World, offset: int, change: bytes
+) -> None:
+    snapshot = two_snapshots(world)
+    path = world.objects("journal")[2]
+    forged = bytearray(path.read_bytes()[:-32])
+    forged[offset : offset + len(change)] = change
+    path.write_bytes(bytes(forged) + blake3(bytes(forged)).digest())
+    assert world.restore(snapshot)[0] == 13
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        ("unknown", {"domain": bytes(16)}),
+        ("purge", {"domain": bytes(16)}),
+        ("purge", {"domain": bytes(16), "snapshot": bytes(32), "more": 1}),
+    ],
+)
+def test_a_journal_record_that_the_format_lacks_is_told(
+    world: World, record: tuple[str, dict[str, Any]]
+) -> None:
+    snapshot = two_snapshots(world)
+    world.store.journal(record)
+    assert world.restore(snapshot)[0] == 13
+
+
+def test_a_commit_record_cannot_lead_out_of_the_store(world: World) -> None:
+    snapshot = two_snapshots(world)
+    world.store.commit(CLIENT, Snapshot(snapshot.id, snapshot.manifest, "../../x", set(), 2))
+    world.objects("journal")[-2].unlink()
+    assert world.restore(snapshot)[0] == 13
+
+
+def test_a_frame_that_declares_a_gibibyte_is_not_inflated(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huge = zstandard.ZstdCompressor().compress(bytes(1 << 30))
+    snapshot = sealed_as(world, inside=inside(250, huge))
+    real = zstandard.ZstdDecompressor.decompress
+
+    class Watching:
+        def decompress(self, payload: bytes, **options: bool) -> bytes:
+            assert payload != huge
+            return real(zstandard.ZstdDecompressor(), payload, **options)
+
+    monkeypatch.setattr(READER.zstandard, "ZstdDecompressor", Watching)
     assert world.restore(snapshot)[0] == 13
 
 

@@ -94,10 +94,12 @@ def test_every_flipped_bit_is_found(journal: JournalObject) -> None:
             pytest.fail(f"bit {bit}")
 
 
-@pytest.mark.parametrize("length", range(len(encode_journal(SECOND))))
-def test_every_truncation_is_found(length: int) -> None:
-    with pytest.raises(InvalidInput):
-        decode_journal(encode_journal(SECOND)[:length])
+def test_every_truncation_is_found() -> None:
+    data = encode_journal(SECOND)
+    for length in range(len(data)):
+        with pytest.raises(InvalidInput):
+            decode_journal(data[:length])
+            pytest.fail(f"{length} bytes")
 
 
 def forged(**changes: object) -> bytes:

@@ -218,7 +218,7 @@ def foreign(served: Served, **changes: object) -> bytes:
     "changes",
     [
         {},
-        {"records": [pin(1), pin(99)], "number": 3},
+        {"records": [pin(1)], "number": 3, "first": 3},
         {"records": [pin(1)], "previous": noise("other")},
         {"records": [pin(1)], "store_id": noise("other", 16)},
         {"records": [pin(1)], "first": 3},

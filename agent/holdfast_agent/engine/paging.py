@@ -1,4 +1,4 @@
-"""Stretches of a directory's names become pages: where they end, which of the parent's they replace."""
+"""Stretches of a directory's names become pages, in the place of the parent's or beside them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Paging:
         return any(_touched(ids, avoid) for _, ids in self._known.block_ids(known.row))
 
     def is_same_entry(self, stat: Stat, known: OldEntry | None, extra: bytes) -> bool:
-        """Tell whether an entry is the parent\'s and names nothing that is to be avoided."""
+        """Tell whether an entry is the parent's and names nothing that is to be avoided."""
         if known is None or stat.type == _DIRECTORY or stat.flags or known[0] != stat:
             return False
         avoid = self._avoid

@@ -74,6 +74,8 @@ class Shipping:
         self._packs = 0
         self._busy = 0
         """Pieces that a thread has in its hands, or that wait for one."""
+        self._identifying = 0
+        """Batches whose ids are being made right now."""
         self._in_flight: set[bytes] = set()
         self._hurry = False
         self._is_over = False
@@ -187,11 +189,14 @@ class Shipping:
                 # Sealing first: it makes room.
                 sealing = bool(self._to_seal)
                 pieces = (self._to_seal if sealing else self._to_identify).popleft()
-                self._changed.notify_all()
+                self._identifying += not sealing
             if sealing:
                 self._seal(pieces)
             else:
                 self._identify(pieces)
+            with self._changed:
+                self._identifying -= not sealing
+                self._changed.notify_all()
 
     def _identify(self, pieces: Sequence[Piece]) -> None:
         for piece in pieces:
@@ -227,7 +232,7 @@ class Shipping:
         if not self._to_ask:
             return False
         # Even in a hurry not before the workers run dry: fewer and longer questions.
-        is_dry = not self._to_identify and len(self._to_seal) <= 1
+        is_dry = not (self._to_identify or self._identifying) and len(self._to_seal) <= 1
         waiting = sum(len(piece.data) for piece in self._to_ask)
         is_much = waiting >= self._plan.ask_bytes or len(self._to_ask) >= HAVE_IDS_MAX
         return is_much or (self._hurry and is_dry)

@@ -22,6 +22,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 REQUEST_ID = web.RequestKey("request_id", str)
 ROUTE = web.RequestKey("route", str)
+RELAYED = frozenset({"/v1/queries"})
 WAITING: web.AppKey[set[asyncio.BaseProtocol]] = web.AppKey("waiting", set)
 """Connections whose first request has not arrived yet."""
 REQUEST_ID_HEADER = "Request-Id"
@@ -78,7 +79,9 @@ async def tell_errors(request: web.Request, handler: Handler) -> web.StreamRespo
 
 def _problem(request: web.Request, error: HoldfastError) -> web.StreamResponse:
     if error.http_status >= 500:
-        _log.warning("a request was not served", route=request.get(ROUTE), error=error)
+        # Of an agent's answer to a query only the code: its words may hold names of files.
+        what = error.code if request.get(ROUTE) in RELAYED else error
+        _log.warning("a request was not served", route=request.get(ROUTE), error=what)
     return problem_response(error, request[REQUEST_ID])
 
 

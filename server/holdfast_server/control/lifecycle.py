@@ -19,7 +19,7 @@ from holdfast_server.control.events import Events
 from holdfast_server.control.hub import AgentConnection, Hub
 from holdfast_server.control.live import LiveJobs
 from holdfast_server.control.notices import Notices
-from holdfast_server.control.orders import decode_spec, is_dry_run
+from holdfast_server.control.orders import RestoreSpec, decode_spec, is_dry_run
 from holdfast_server.control.results import Results
 from holdfast_server.control.workers import Workers
 from holdfast_server.repository import Repository
@@ -59,9 +59,14 @@ class JobLife:
         """Queue new jobs; `by` names the token that asked for them."""
         await self._workers.run(jobs.create, self._catalog, records)
         for record in records:
-            message = f"{record.kind} asked for"
+            spec = decode_spec(record.spec)
             await self._events.add(
-                "job-queued", message, client=record.client, job=record.id, by=by
+                "job-queued",
+                f"{record.kind} asked for",
+                client=record.client,
+                job=record.id,
+                by=by,
+                special=isinstance(spec, RestoreSpec) and spec.special,
             )
 
     async def load(self) -> None:
