@@ -1,18 +1,29 @@
-"""Opening stored data here, with a key file, through the server's API."""
+"""Opening stored data here, with a key file, through the server's API.
+
+Imports ciphers: commands import this module where they open something, not before.
+"""
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Iterator, Sequence
 
 from holdfast_agent.crypto.keys import DomainKeys, parse_key_file
-from holdfast_agent.ports import ChunkSource, FetchedChunk
+from holdfast_agent.jobs.queries import answer_query
+from holdfast_agent.ports import ChunkSource, ChunkStatus, FetchedChunk
 from holdfast_agent.transport.downloads import HttpChunks, people_routes
 from holdfast_agent.transport.limiter import RateLimit
-from holdfast_agent.transport.retry import NoRepeat
+from holdfast_agent.transport.retry import Backoff
 from holdfast_cli.api import Api
-from holdfast_contract.clock import SystemClock
-from holdfast_contract.errors import Cancelled
+from holdfast_contract.clock import Clock, SystemClock
+from holdfast_contract.errors import Cancelled, HoldfastError, StoreFailed, TooMany, Unreachable
+from holdfast_contract.ids import new_ulid
+from holdfast_contract.protocol.control import Browse, Query, RestoreItem
+
+AWAY_SECONDS = 120.0
+"""How long a server that went away is waited for: a restart takes seconds, and a person looks on."""
+_PASSING = (Unreachable, TooMany, StoreFailed)
 
 
 class Interrupt:
@@ -39,6 +50,37 @@ class Interrupt:
         return self._event.wait(timeout_seconds)
 
 
+class Patience:
+    """Repeats a call while the server is away, but not for ever. Fits retry.Repeating."""
+
+    def __init__(self, cancel: Interrupt, clock: Clock) -> None:
+        self._cancel = cancel
+        self._clock = clock
+
+    def begin(self) -> _Attempts:
+        """Return the bookkeeping of a new call."""
+        self._cancel.check()
+        return _Attempts(self._cancel, self._clock)
+
+
+class _Attempts:
+    def __init__(self, cancel: Interrupt, clock: Clock) -> None:
+        self._cancel = cancel
+        self._clock = clock
+        self._backoff = Backoff(secrets.SystemRandom().uniform)
+        self._since: float | None = None
+
+    def failed(self, error: HoldfastError) -> None:
+        """Return when the call may be repeated, or raise."""
+        self._cancel.check()
+        now = self._clock.monotonic()
+        self._since = now if self._since is None else self._since
+        if not isinstance(error, _PASSING) or now - self._since > AWAY_SECONDS:
+            raise error
+        self._cancel.wait(self._backoff.next())
+        self._cancel.check()
+
+
 def read_keys(text: str) -> DomainKeys:
     """Return the keys of a key file's text.
 
@@ -51,50 +93,97 @@ def read_keys(text: str) -> DomainKeys:
 class SnapshotsSource:
     """A ChunkSource over several snapshots: the API gives chunks of one snapshot at a time.
 
-    Manifests and identity records go by their own ids; chunks are asked for under the snapshot
-    that was asked for last, then under the others.
+    Manifests and identity records go by their own ids. Chunks are asked for under the snapshot
+    whose manifest was read last or that had the last chunk, and those it lacks under the others.
     """
 
-    def __init__(
-        self, api: Api, snapshots: Sequence[str], cancel: Interrupt, rate: int = 0
-    ) -> None:
-        limit = RateLimit(SystemClock(), rate)
-        self._sources = [
-            HttpChunks(
-                api.http, people_routes(one), cancel=cancel, limit=limit, repeating=NoRepeat()
-            )
-            for one in dict.fromkeys(snapshots)
-        ]
+    def __init__(self, sources: Sequence[tuple[bytes, ChunkSource]]) -> None:
+        self._sources = dict(sources)
+        self._latest = next(iter(self._sources))
 
     def fetch(self, ids: Sequence[bytes]) -> Iterator[FetchedChunk]:
         """Yield every asked chunk once, in order."""
-        yield from self._found(list(ids), 0)
+        first = self._latest
+        yield from self._found(list(ids), [first, *(one for one in self._sources if one != first)])
 
-    def _found(self, ids: list[bytes], index: int) -> Iterator[FetchedChunk]:
-        last = index == len(self._sources) - 1
-        for chunk in self._sources[index].fetch(ids):
-            if chunk.status == 1 and not last:
-                yield from self._found([chunk.id], index + 1)
-            else:
-                yield chunk
+    def _found(self, ids: list[bytes], snapshots: list[bytes]) -> Iterator[FetchedChunk]:
+        snapshot, others = snapshots[0], snapshots[1:]
+        lacking: list[bytes] = []
+        for chunk in self._sources[snapshot].fetch(ids):
+            if chunk.status is ChunkStatus.NOT_THERE and others:
+                lacking.append(chunk.id)
+                continue
+            if lacking:
+                yield from self._found(lacking, others)
+                lacking = []
+            elif chunk.status is not ChunkStatus.NOT_THERE:
+                self._latest = snapshot
+            yield chunk
+        if lacking:
+            yield from self._found(lacking, others)
 
     def report(self, chunk: bytes, object: str, offset: int, reason: str) -> None:  # noqa: A002
         """Tell the server that this copy does not open."""
-        self._sources[0].report(chunk, object, offset, reason)
+        self._sources[self._latest].report(chunk, object, offset, reason)
 
     def manifest(self, snapshot: bytes) -> bytes:
         """Return the stored manifest; the caller checks it."""
-        return self._sources[0].manifest(snapshot)
+        self._latest = snapshot
+        return self._sources[snapshot].manifest(snapshot)
 
     def identity(self, hash: bytes) -> bytes:  # noqa: A002
         """Return the stored identity record; the caller checks it."""
-        return self._sources[0].identity(hash)
+        return self._sources[self._latest].identity(hash)
 
     def damaged(self) -> Iterator[bytes]:
         """Yield nothing: only a backup asks."""
         return iter(())
 
 
-def source_of(api: Api, snapshots: Sequence[str], cancel: Interrupt, rate: int = 0) -> ChunkSource:
-    """Return the chunks of `snapshots` (64 hex digits each)."""
-    return SnapshotsSource(api, snapshots, cancel, rate)
+def source_of(
+    api: Api, snapshots: Sequence[str], cancel: Interrupt, rate: int = 0
+) -> SnapshotsSource:
+    """Return the chunks of `snapshots` (64 hex digits each), at most `rate` bytes a second."""
+    clock = SystemClock()
+    limit = RateLimit(clock, rate)
+    patience = Patience(cancel, clock)
+    return SnapshotsSource(
+        [
+            (
+                bytes.fromhex(one),
+                HttpChunks(
+                    api.http, people_routes(one), cancel=cancel, limit=limit, repeating=patience
+                ),
+            )
+            for one in snapshots
+        ]
+    )
+
+
+def answer_here(
+    api: Api,
+    key_text: str,
+    kind: str,
+    items: list[RestoreItem],
+    *,
+    recursive: bool = False,
+    pattern: str = "",
+    blob: bytes = b"",
+) -> Iterator[bytes]:
+    """Return what an agent would answer to a query, opened here with the key file's text.
+
+    Raises:
+        WrongKey, NotFound, Damaged, InvalidInput: as jobs.queries.answer_query.
+    """
+    cancel = Interrupt()
+    query = Query(
+        query=new_ulid(), kind=kind, items=items, recursive=recursive, pattern=pattern, blob=blob
+    )
+    return answer_query(
+        query,
+        keys=read_keys(key_text),
+        source=source_of(api, [item.snapshot.hex() for item in items], cancel) if items else None,
+        roots=None,
+        browse=Browse.CONTENT,
+        cancel=cancel,
+    )

@@ -138,7 +138,9 @@ def test_a_damaged_page_costs_its_directory_and_nothing_there_is_deleted(
         number: snapshot.find(os.fsencode(bench.volume / f"d{number}")).entry.content.extents
         for number in range(9)
     }
-    root = {extent.chunk for extent in snapshot.find(os.fsencode(bench.volume)).entry.content.extents}
+    root = {
+        extent.chunk for extent in snapshot.find(os.fsencode(bench.volume)).entry.content.extents
+    }
     above = {extent.chunk for extent in snapshot.body.tree} | root
     bad = next(e.chunk for extents in chunks.values() for e in extents if e.chunk not in above)
     broken = {n for n, extents in chunks.items() if bad in {e.chunk for e in extents}}

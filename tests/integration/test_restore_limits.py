@@ -128,7 +128,8 @@ def test_another_domains_key_is_refused_before_anything_is_written(bench: Restor
 
 # --- a target that does not take it
 @pytest.mark.parametrize(
-    ("number", "expected"), [(errno.ENOSPC, NoSpace), (errno.EDQUOT, NoSpace), (errno.EROFS, Refused)]
+    ("number", "expected"),
+    [(errno.ENOSPC, NoSpace), (errno.EDQUOT, NoSpace), (errno.EROFS, Refused)],
 )
 def test_a_full_or_read_only_target_ends_the_job_and_leaves_no_half_file(
     bench: RestoreBench, monkeypatch: pytest.MonkeyPatch, number: int, expected: type[Exception]
@@ -219,7 +220,10 @@ def test_owners_are_listed_where_they_cannot_be_given(open_tmp: Path) -> None:
 
     def restore() -> list[object]:
         done = bench.restore_here(bench.out)
-        return [done.finished.state, [(Path(r["path"]).name, r["reason"]) for r in done.result.not_exact]]
+        return [
+            done.finished.state,
+            [(Path(r["path"]).name, r["reason"]) for r in done.result.not_exact],
+        ]
 
     state, rows = without_privilege(restore)
     content = (under(bench.out, bench.volume) / "file").read_bytes()

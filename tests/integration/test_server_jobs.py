@@ -68,11 +68,13 @@ async def end(
     agent: ActedAgent, job: str, state: JobState = JobState.COMPLETED, **more: Any
 ) -> None:
     """Say that a job is over and wait until the server has it."""
-    seen = len([message for message in agent.of(FinishedSeen) if message.job == job])
+
+    def seen() -> int:
+        return len([message for message in agent.of(FinishedSeen) if message.job == job])
+
+    before = seen()
     await agent.send(Finished(job=job, state=state, **more))
-    async with asyncio.timeout(20):
-        while len([message for message in agent.of(FinishedSeen) if message.job == job]) == seen:
-            await asyncio.sleep(0.005)
+    await agent.world.until(lambda: seen() > before)
 
 
 async def test_a_backup_from_its_request_to_its_summary(world: ApiWorld) -> None:
@@ -98,7 +100,7 @@ async def test_a_backup_from_its_request_to_its_summary(world: ApiWorld) -> None
     await agent.send(progress(job, phase="finalizing", files=4, bytes_sent=80, moved=2))
     await world.in_state(job, "Finalizing")
     snapshot = await snapshot_of(world, agent, job)
-    names = {"skipped": [], "plan": [], "not_exact": []}
+    names: dict[str, list[str]] = {"skipped": [], "plan": [], "not_exact": []}
     await agent.call("PUT", f"/jobs/{job}/result", json=names)
     told = {"files": 4, "files_new": 4, "bytes_new": 900, "parent": None}
     await end(agent, job, snapshot=snapshot, summary=told, counts=Counts(files=4, bytes_sent=90))

@@ -229,9 +229,8 @@ async def _broken_answer(world: ApiWorld, agent: ActedAgent, query: Query) -> No
     )
     writer.write(head.encode() + b"%x\r\n" % len(row) + row + b"\r\n")
     await writer.drain()
-    await world.until(
-        lambda: world.services.queries.find(query.query, agent_of(world)).answer.done()
-    )
+    asked = world.services.queries.find(query.query, agent_of(world))
+    await world.until(asked.answer.done)
     writer.transport.abort()
     del reader
 

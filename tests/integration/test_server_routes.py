@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from yarl import URL
 
 from holdfast_server.api.routes import Audience, Route
 from holdfast_server.api.table import ROUTES
@@ -254,8 +255,6 @@ WEIRD = ("%00", "%FF", "%ED%A0%80", "%2e%2e", "%0a", "\u202e", "%F0%9F%92%A9", "
 
 @pytest.mark.parametrize("weird", WEIRD)
 async def test_no_name_in_a_path_or_query_breaks_the_server(world: ApiWorld, weird: str) -> None:
-    from yarl import URL
-
     await world.domain()
     agent = await world.agent()
     tokens = {Audience.PEOPLE: world.token, Audience.AGENT: agent.token}
@@ -271,7 +270,7 @@ async def test_no_name_in_a_path_or_query_breaks_the_server(world: ApiWorld, wei
                 route.method,
                 url,
                 token=token,
-                data=b"{}",  # type: ignore[arg-type]
+                data=b"{}",
             ) as response:
                 assert (path, response.status < 500) == (path, True)
 

@@ -40,9 +40,7 @@ async def world(repository: tuple[Served, str]) -> AsyncIterator[ApiWorld]:
 async def begun(agent: ActedAgent) -> tuple[str, dict[str, Any]]:
     """Ask for a backup; return its job and its session."""
     [job] = await agent.world.backup(str(agent.client))
-    async with asyncio.timeout(20):
-        while job not in [order.job for order in agent.of(Backup)]:
-            await asyncio.sleep(0.005)
+    await agent.world.until(lambda: job in [order.job for order in agent.of(Backup)])
     session: dict[str, Any] = await agent.call("POST", f"/jobs/{job}/session")
     return job, session
 

@@ -1,4 +1,4 @@
-"""Generated trees come back equal in every attribute: to another place, and in place after edits."""
+"""Generated trees come back equal in every attribute: elsewhere, and in place after edits."""
 
 from __future__ import annotations
 
@@ -73,10 +73,9 @@ def check_restored_in_place(seed: int) -> None:
         for day in range(3):
             mutate(bench.volume, seed + day)
         edited = scan(bench.volume)
-        options = {"overwrite": Overwrite.ALWAYS, "delete": True}
-        foretold = bench.restore(dry_run=True, **options)
+        foretold = bench.restore(overwrite=Overwrite.ALWAYS, delete=True, dry_run=True)
         assert compare(edited, scan(bench.volume)) == []
-        done = bench.restore(**options)
+        done = bench.restore(overwrite=Overwrite.ALWAYS, delete=True)
         assert done.finished.state is JobState.COMPLETED, done.result.not_exact
         assert compare(wanted, scan(bench.volume), ignore=GRAIN) == []
         assert counts(foretold) == counts(done)

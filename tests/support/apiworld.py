@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import io
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aiohttp import ClientResponse, ClientSession, ClientWebSocketResponse, WSMsgType
+from yarl import URL
 
 from holdfast_contract.ids import ClientName
 from holdfast_contract.protocol.control import (
@@ -58,7 +60,7 @@ class ApiWorld:
     agents: list[ActedAgent] = field(default_factory=list)
 
     async def request(
-        self, method: str, path: str, *, token: str | None = None, **options: Any
+        self, method: str, path: str | URL, *, token: str | None = None, **options: Any
     ) -> ClientResponse:
         """Send a request with the administrator's token or another (empty: none)."""
         bearer = self.token if token is None else token
@@ -98,7 +100,8 @@ class ApiWorld:
 
     async def pod(self, name: str = "shop/db-0") -> Pod:
         """Enrol a client."""
-        return await self.run(self.served.pod, name)
+        found: Pod = await self.run(self.served.pod, name)
+        return found
 
     async def agent(self, name: str = "shop/db-0", **hello: Any) -> ActedAgent:
         """Enrol a client and connect an agent for it."""
@@ -113,9 +116,12 @@ class ApiWorld:
         return agent
 
     async def until(self, probe: Any) -> None:
-        """Wait until `probe` is true."""
+        """Wait until `probe` (which may be asynchronous) returns something true."""
         async with asyncio.timeout(SECONDS):
-            while not probe():
+            while True:
+                found = probe()
+                if await found if inspect.isawaitable(found) else found:
+                    return
                 await asyncio.sleep(0.005)
 
     async def enrol_token(self, domain: str = "shop", client: str | None = None) -> str:
@@ -135,16 +141,20 @@ class ApiWorld:
 
     async def in_state(self, job: str, state: str) -> dict[str, Any]:
         """Wait until a job is in `state`."""
-        async with asyncio.timeout(SECONDS):
-            while (found := await self.job(job))["state"] != state:
-                await asyncio.sleep(0.005)
-        return found
+
+        async def is_there() -> bool:
+            return bool((await self.job(job))["state"] == state)
+
+        await self.until(is_there)
+        return await self.job(job)
 
     async def until_event(self, kind: str, client: str) -> None:
         """Wait until an event of that kind is recorded."""
-        async with asyncio.timeout(SECONDS):
-            while kind not in await self.event_kinds(client=client):
-                await asyncio.sleep(0.005)
+
+        async def is_there() -> bool:
+            return kind in await self.event_kinds(client=client)
+
+        await self.until(is_there)
 
     async def event_kinds(self, **query: str) -> list[str]:
         """Return the kinds of all events, oldest first."""

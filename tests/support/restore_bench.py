@@ -1,9 +1,9 @@
-"""Backups of one volume and restores of them, in the test, with a source that counts and damages."""
+"""Backups of one volume and restores of them, with a source that counts and damages."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -49,7 +49,7 @@ class RestoreBench(BackupBench):
         super().__post_init__()
         self.out = self.top / "out"
         self.bad: set[bytes] = set()
-        self.before_fetch = lambda count: None
+        self.before_fetch: Callable[[int], None] = lambda count: None
         self.make_source: type[Source] = Source
         self.source: Source | None = None
 
@@ -70,6 +70,7 @@ class RestoreBench(BackupBench):
     ) -> control.Restore:
         """Return an order for paths of the head, or of `snapshot`."""
         snapshot = changes.pop("snapshot", None) or self.repository.head(CLIENT)[1]
+        assert isinstance(snapshot, bytes)
         items = [control.RestoreItem(snapshot, CLIENT, os.fsencode(path)) for path in paths]
         fields: dict[str, object] = {
             "job": new_ulid(),
@@ -112,7 +113,7 @@ class RestoreBench(BackupBench):
 
     def restore_here(self, target: Path, **changes: object) -> Outcome:
         """Restore the head like `--local`."""
-        return self.restore(target=target, scope=local_scope(), own_client="", **changes)
+        return self.restore(target=target, scope=local_scope(), own_client="", **changes)  # type: ignore[arg-type]
 
     def verify(self, path: bytes = b"/") -> Outcome:
         """Verify the head."""

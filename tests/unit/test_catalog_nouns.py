@@ -277,9 +277,7 @@ def test_a_move_sets_fields(catalog: Catalog) -> None:
     jobs.create(catalog, [job("A")])
     error = ErrorRow(code="stalled", message="m")
     counts = Counts(files=3)
-    assert jobs.move(
-        catalog, "A", [JobState.QUEUED], JobState.FAILED, error=error, counts=counts
-    )
+    assert jobs.move(catalog, "A", [JobState.QUEUED], JobState.FAILED, error=error, counts=counts)
     found = jobs.get(catalog, "A")
     assert (found.state, found.error, found.counts) == (JobState.FAILED, error, counts)
 

@@ -26,7 +26,7 @@ def ending(
     return ending_of(finished, kind=kind, is_dry_run=is_dry_run, snapshot_state=snapshot_state)
 
 
-def finished(state: JobState = JobState.COMPLETED, **more: Any) -> Finished:
+def finished(state: JobState = JobState.COMPLETED, /, **more: Any) -> Finished:
     return Finished(job=JOB, state=state, **({"snapshot": SNAPSHOT} | more))
 
 
@@ -119,10 +119,24 @@ def summary(kind: str = "backup", **more: Any) -> dict[str, Any]:
 
 
 def test_a_backup_summary_has_every_field_that_scripts_rely_on() -> None:
-    fields = (
-        "type job client state snapshot parent files dirs bytes files_new files_changed "
-        "files_unmodified bytes_new bytes_sent skipped seconds"
-    ).split()
+    fields = [
+        "type",
+        "job",
+        "client",
+        "state",
+        "snapshot",
+        "parent",
+        "files",
+        "dirs",
+        "bytes",
+        "files_new",
+        "files_changed",
+        "files_unmodified",
+        "bytes_new",
+        "bytes_sent",
+        "skipped",
+        "seconds",
+    ]
     found = summary()
     assert set(fields) <= found.keys()
     assert (found["type"], found["parent"], found["files"]) == ("summary", "cd", 7)
@@ -130,10 +144,22 @@ def test_a_backup_summary_has_every_field_that_scripts_rely_on() -> None:
 
 
 def test_a_restore_summary_has_every_field_that_scripts_rely_on() -> None:
-    fields = (
-        "type job client state snapshot files dirs bytes created overwritten deleted unchanged "
-        "not_exact seconds"
-    ).split()
+    fields = [
+        "type",
+        "job",
+        "client",
+        "state",
+        "snapshot",
+        "files",
+        "dirs",
+        "bytes",
+        "created",
+        "overwritten",
+        "deleted",
+        "unchanged",
+        "not_exact",
+        "seconds",
+    ]
     assert set(fields) <= summary("restore").keys()
     assert "plan" not in summary("restore")
     plan = [{"action": "create"}]

@@ -377,6 +377,7 @@ def test_long_extent_lists_go_into_blocks_and_back(
         assert again == content
         bench.check_refs()
         assert count(bench.run(), "bytes_sent") < 6 * KIB
+        bench.check_refs()
         (bench.state_path / "cache.sqlite").unlink()
         assert bench.run().finished.summary["files_unmodified"] == 4002
         bench.check_refs()

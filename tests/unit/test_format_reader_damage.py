@@ -49,8 +49,8 @@ def test_every_flipped_byte_is_told_and_no_wrong_byte_restored(world: World, kin
     assert len(right) == 5
     path = world.objects(kind)[-1]
     good = path.read_bytes()
-    step = max(1, len(good) // 150)
-    for at in [*range(min(80, len(good))), *range(80, len(good), step), len(good) - 1]:
+    step = max(1, len(good) // 60)
+    for at in [*range(min(60, len(good))), *range(60, len(good), step), len(good) - 1]:
         path.write_bytes(good[:at] + bytes([good[at] ^ 1 << at % 8]) + good[at + 1 :])
         code, target = world.restore(snapshot)
         assert code == 13, f"byte {at} of {len(good)}"
@@ -136,8 +136,17 @@ def test_an_exchanged_journal_object_is_told(world: World, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("offset", "change"),
-    [(0, b"X"), (4, b"\2"), (7, b"\1"), (8, b"other store id.."), (24, b"\7"), (32, b"\7")]
-    + [(40, b"\2"), (44, bytes(32)), (76, b"\1")],
+    [
+        (0, b"X"),
+        (4, b"\2"),
+        (7, b"\1"),
+        (8, b"other store id.."),
+        (24, b"\7"),
+        (32, b"\7"),
+        (40, b"\2"),
+        (44, bytes(32)),
+        (76, b"\1"),
+    ],
 )
 def test_a_journal_object_that_fits_its_own_hash_but_not_the_chain_is_told(
     world: World, offset: int, change: bytes
@@ -176,7 +185,8 @@ def test_a_commit_record_cannot_lead_out_of_the_store(world: World) -> None:
 def test_a_frame_that_declares_a_gibibyte_is_not_inflated(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    huge = zstandard.ZstdCompressor().compress(bytes(1 << 30))
+    packer = zstandard.ZstdCompressor().compressobj(size=1 << 30)
+    huge = b"".join(packer.compress(bytes(1 << 20)) for _ in range(1 << 10)) + packer.flush()
     snapshot = sealed_as(world, inside=inside(250, huge))
     real = zstandard.ZstdDecompressor.decompress
 

@@ -85,7 +85,7 @@ def test_counts_add_up_and_a_further_name_adds_no_bytes() -> None:
     tally.done(Action.METADATA, found(b"/d/g", EntryType.FILE, 10), counts_bytes=False)
     tally.done(Action.UNCHANGED, found(b"/d/h", EntryType.SYMLINK))
     tally.removed(b"/d/i", "file", 7)
-    assert (tally.files, tally.dirs, tally.bytes) == (3, 1, 10)
+    assert (tally.files, tally.dirs, tally.logical_bytes) == (3, 1, 10)
     assert (tally.created, tally.overwritten, tally.unchanged, tally.deleted) == (1, 2, 1, 1)
     assert [row["action"] for row in tally.plan] == ["create", "overwrite", "metadata", "delete"]
 

@@ -262,7 +262,7 @@ def test_a_pod_that_shows_names_refuses_content_only(bench: RestoreBench) -> Non
 
 
 def test_an_answer_that_is_not_read_to_its_end_leaves_no_thread(bench: RestoreBench) -> None:
-    import threading  # noqa: PLC0415
+    import threading
 
     bench.backed_up()
     before = threading.active_count()

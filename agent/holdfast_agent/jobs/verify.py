@@ -97,7 +97,7 @@ def _verify_files(job: _Job) -> None:
         if content.link_group:
             groups.add(content.link_group)
         job.tally.files += 1
-        job.tally.bytes += 0 if is_further else stat.size
+        job.tally.logical_bytes += 0 if is_further else stat.size
         try:
             job.snapshot.attributes(found.entry)
             if (
@@ -211,13 +211,16 @@ def _outcome(order: control.Verify, job: _Job, seconds: float) -> Outcome:
         state=control.JobState.FAILED if failure else control.JobState.COMPLETED,
         snapshot=job.snapshot.id,
         counts=control.Counts(
-            files=tally.files, bytes=tally.bytes, files_total=tally.files, bytes_total=tally.bytes
+            files=tally.files,
+            bytes=tally.logical_bytes,
+            files_total=tally.files,
+            bytes_total=tally.logical_bytes,
         ),
         summary={
             "snapshot": job.snapshot.id.hex(),
             "files": tally.files,
             "dirs": tally.dirs,
-            "bytes": tally.bytes,
+            "bytes": tally.logical_bytes,
             "chunks": job.chunks,
             "damaged_count": tally.damaged_count,
             "seconds": round(seconds, 3),

@@ -66,7 +66,7 @@ class Tally:
     wants_plan: bool = False
     files: int = 0
     dirs: int = 0
-    bytes: int = 0
+    logical_bytes: int = 0
     created: int = 0
     overwritten: int = 0
     unchanged: int = 0
@@ -87,7 +87,7 @@ class Tally:
             self.dirs += 1
         else:
             self.files += 1
-            self.bytes += size
+            self.logical_bytes += size
         if action is Action.CREATE:
             self.created += 1
         elif action is Action.UNCHANGED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import ssl
 from collections.abc import Callable
@@ -51,6 +52,7 @@ async def run_agent(
         HoldfastError: the agent cannot or may not go on.
     """
     keys = domain_keys(config)
+    _warn_of_absent_roots(config)
     context = trusting(config.ca)
     state = await asyncio.to_thread(StateDirectory, config.state)
     try:
@@ -65,6 +67,13 @@ async def run_agent(
             await agent.run(stop)
     finally:
         state.close()
+
+
+def _warn_of_absent_roots(config: AgentConfig) -> None:
+    """A root may come later, as a volume that is mounted late does; until then it is told."""
+    for root in config.roots:
+        if not os.path.lexists(root):
+            _log.warning("a root is absent", path=os.fsdecode(root))
 
 
 async def _identity(

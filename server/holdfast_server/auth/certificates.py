@@ -180,7 +180,9 @@ def _renew(files: TlsFiles, authority: _Pair, names: Sequence[str], now: datetim
     write_file(files.key, private_pem(key), SECRET_MODE)
     write_file(files.certificate, _public_pem(certificate), PUBLIC_MODE)
     _log.info(
-        "server certificate made", names=list(names), until=certificate.not_valid_after_utc.date()
+        "server certificate made",
+        names=list(names),
+        until=str(certificate.not_valid_after_utc.date()),
     )
 
 

@@ -1,0 +1,205 @@
+"""`holdfast restore --local`: the agent's restore, run here with the key alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import msgspec
+
+from holdfast_agent.jobs.outcome import Outcome, failed
+from holdfast_agent.jobs.restore import run_restore
+from holdfast_agent.jobs.tracking import JobProgress
+from holdfast_agent.restore.destination import local_scope
+from holdfast_cli.backup import rate
+from holdfast_cli.command import Session
+from holdfast_cli.opening import Interrupt, read_keys, source_of
+from holdfast_cli.output import warn
+from holdfast_cli.references import Part
+from holdfast_cli.waiting import finish, meter_of
+from holdfast_contract.clock import Clock, SystemClock, rfc3339
+from holdfast_contract.errors import Cancelled, HoldfastError, error_classes
+from holdfast_contract.ids import new_ulid
+from holdfast_contract.limits import GIB
+from holdfast_contract.protocol.control import JobState, Overwrite, Restore
+from holdfast_contract.protocol.http import ErrorRow, JobRow, ProgressRow
+
+_LOOK_SECONDS = 0.2
+_MEMORY_MAX = GIB // 2
+"""A person's machine has more to spare than a pod's sidecar."""
+_WORKERS_MAX = 8
+
+
+def restore_here(
+    session: Session, parts: list[Part], given: dict[str, Any], key_text: str
+) -> int:
+    """Restore `parts` below the directory `given["local"]`; return the exit code.
+
+    Raises:
+        WrongKey, NotFound, Damaged, InvalidInput, NoSpace, Refused: nothing, or not all, was
+            written; what was finished stays.
+    """
+    clock = SystemClock()
+    row = _first_row(parts, clock)
+    keys = read_keys(key_text)
+    order = restore_order(parts, given)
+    cancel = Interrupt()
+    progress = JobProgress()
+
+    def work() -> Outcome:
+        snapshots = list(dict.fromkeys(part.snapshot.id for part in parts))
+        return run_restore(
+            order,
+            keys=keys,
+            source=source_of(session.api, snapshots, cancel, order.limit_download),
+            own_client=parts[0].snapshot.client,
+            scope=local_scope(),
+            cancel=cancel,
+            progress=progress,
+            clock=clock,
+            workers=min(os.cpu_count() or 1, _WORKERS_MAX),
+            memory_max=_MEMORY_MAX,
+        )
+
+    worker = _Worker(work)
+    with meter_of(session, [row]) as meter, _interrupts():
+        worker.start()
+        try:
+            while worker.is_alive():
+                worker.join(_LOOK_SECONDS)
+                meter.update(_row_now(row, progress))
+        except KeyboardInterrupt:
+            cancel.set()
+            session.api.http.abort()
+            warn("interrupted: what is restored already stays")
+            worker.join()
+    outcome = _ended(worker, order.job, was_interrupted=cancel.is_set())
+    return finish(session, [_last_row(row, outcome, clock)])
+
+
+class _Worker(threading.Thread):
+    """Runs the restore beside the terminal, and keeps how it ended."""
+
+    def __init__(self, work: Any) -> None:
+        super().__init__(name="restore")
+        self._work = work
+        self.outcome: Outcome | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Work; whatever is raised is for the main thread to tell."""
+        try:
+            self.outcome = self._work()
+        except BaseException as error:  # noqa: BLE001 - raised again by the main thread
+            self.error = error
+
+
+def _ended(worker: _Worker, job: str, *, was_interrupted: bool) -> Outcome:
+    if worker.outcome is not None:
+        return worker.outcome
+    assert worker.error is not None
+    if was_interrupted and isinstance(worker.error, HoldfastError):
+        # A request that was broken off looks like a server that went away.
+        return failed(job, Cancelled("interrupted"))
+    raise worker.error
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP end the work as Ctrl-C does: with no half-written file left."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def restore_order(parts: list[Part], given: dict[str, Any]) -> Restore:
+    """Return the order that an agent would get for the same options.
+
+    Raises:
+        InvalidInput: a rate that is none.
+    """
+    return Restore(
+        job=new_ulid(),
+        items=[part.item() for part in parts],
+        target=os.fsencode(given["local"].absolute()),
+        include=list(given["include"]),
+        exclude=list(given["exclude"]),
+        strip=given["strip"],
+        overwrite=Overwrite(given["overwrite"]),
+        delete=given["delete"],
+        special=given["special"],
+        dry_run=given["dry_run"],
+        verify=given["verify"],
+        limit_download=rate(given["limit_download"]),
+    )
+
+
+# --- as a row of jobs, so that all restores are told alike
+def _first_row(parts: list[Part], clock: Clock) -> JobRow:
+    clients = {part.snapshot.client for part in parts}
+    now = rfc3339(clock.now_ns())
+    return JobRow(
+        id="",
+        kind="restore",
+        client=clients.pop() if len(clients) == 1 else "",
+        state=JobState.RUNNING,
+        created=now,
+        started=now,
+        finished=None,
+        progress=ProgressRow(),
+        error=None,
+    )
+
+
+def _row_now(row: JobRow, progress: JobProgress) -> JobRow:
+    counts = progress.counts(0)
+    shown = ProgressRow(
+        files=counts.files,
+        bytes=counts.bytes,
+        files_total=counts.files_total or None,
+        bytes_total=counts.bytes_total or None,
+    )
+    current = os.fsdecode(progress.path)
+    return msgspec.structs.replace(row, progress=shown, current=current)
+
+
+def _last_row(row: JobRow, outcome: Outcome, clock: Clock) -> JobRow:
+    ended, names = outcome.finished, outcome.result
+    result: dict[str, Any] = {**ended.summary, "not_exact": names.not_exact}
+    result["not_exact_count"] = ended.not_exact_count
+    result["damaged"] = names.damaged
+    if names.plan:
+        result["plan"] = names.plan
+    return msgspec.structs.replace(
+        row,
+        state=ended.state,
+        finished=rfc3339(clock.now_ns()),
+        error=_error_row(outcome),
+        snapshot=ended.snapshot.hex() if ended.snapshot else None,
+        result=result,
+    )
+
+
+def _error_row(outcome: Outcome) -> ErrorRow | None:
+    failure = outcome.finished.error
+    if failure is None:
+        return None
+    known = error_classes().get(failure.code)
+    exit_code = known.exit_code if known else 1
+    return ErrorRow(
+        code=failure.code, message=failure.message, hint=failure.hint, exit=exit_code,
+        details=dict(failure.details),
+    )  # fmt: skip
