@@ -12,9 +12,18 @@ from typing import Any, TypeVar
 import click
 
 from holdfast_cli.api import Api, read_small_file
+from holdfast_cli.output import warn
 from holdfast_cli.settings import CONNECTION, Loaded, Place, load_settings
+from holdfast_contract.settings.table import CONFIG, LOG_FORMAT, LOG_LEVEL, Setting
+from holdfast_contract.text import printable
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_TEXTS: tuple[Setting[Any], ...] = (*CONNECTION, CONFIG, LOG_LEVEL, LOG_FORMAT)
+_SWITCHES = (
+    (("-q", "--quiet"), "quiet", "print nothing but results and errors"),
+    (("-v", "--verbose"), "verbose", "tell more"),
+    (("--no-progress",), "no_progress", "draw no progress"),
+)
 
 
 @dataclass
@@ -35,8 +44,20 @@ class Session:
 
     @functools.cached_property
     def api(self) -> Api:
-        """The server's API."""
+        """The server's API; from here on something may be logged."""
+        self._configure_logs()
         return Api(self.place)
+
+    def _configure_logs(self) -> None:
+        from holdfast_contract.logs import configure_logs, wants_colour
+
+        level = "debug" if self.verbose else "error" if self.quiet else self.loaded.log_level
+        configure_logs(
+            level=level,
+            log_format=self.loaded.log_format,
+            stream=sys.stderr,
+            colour=wants_colour(sys.stderr, self.environ),
+        )
 
     @property
     def key_file(self) -> Path | None:
@@ -52,14 +73,21 @@ class Session:
         """Progress is drawn on a terminal only."""
         return sys.stderr.isatty() and not (self.as_json or self.quiet or self.no_progress)
 
+    def note(self, text: str) -> None:
+        """Tell something that only a person who asked for more wants to know."""
+        if self.verbose:
+            warn(f"holdfast: {printable(text)}")
+
 
 class Example(click.Command):
-    """A command whose help ends with an example that works."""
+    """A command whose help ends with where connection flags are and an example that works."""
 
     example = ""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the example."""
+        """Write the note and the example."""
+        formatter.write_paragraph()
+        formatter.write_text("Connection flags, -q and -v: see holdfast --help")
         formatter.write_paragraph()
         formatter.write_text("Example:")
         for line in self.example.splitlines():
@@ -69,44 +97,74 @@ class Example(click.Command):
 class Commands(click.Group):
     """A group whose commands stand in the order in which they are needed."""
 
+    example = ""
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names as added."""
         return list(self.commands)
 
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the example."""
+        if self.example:
+            formatter.write_paragraph()
+            formatter.write_text(f"Example: {self.example}")
 
-def connection_options(function: _F) -> _F:
-    """Add the connection flags and verbosity; hidden in a command's help, shown at the top."""
-    for setting in reversed(CONNECTION):
+
+def noun(group: click.Group, name: str, *, text: str, example: str) -> Commands:
+    """Add and return a group of commands about one thing."""
+    made = Commands(
+        name, help=text, callback=connection_options(_nothing), params=[], no_args_is_help=True
+    )
+    made.params = list(getattr(made.callback, "__click_params__", []))[::-1]
+    made.example = example
+    group.add_command(made)
+    return made
+
+
+def _nothing(**_: object) -> None:
+    """Take the flags that stand before a group's command: the command reads them itself."""
+
+
+def connection_options(function: _F, *, shown: tuple[str, ...] = ()) -> _F:
+    """Add the connection flags and verbosity, hidden in help but for those named `shown`."""
+    for setting in reversed(_TEXTS):
         function = click.option(
             setting.flag,
             setting.name,
             help=f"{setting.help} ({setting.variable})",
             metavar=setting.kind.metavar,
-            hidden=True,
+            hidden=setting.name not in shown,
         )(function)
-    for flags, name, help_text in (
-        (("-q", "--quiet"), "quiet", "print nothing but results and errors"),
-        (("-v", "--verbose"), "verbose", "tell more"),
-        (("--no-progress",), "no_progress", "draw no progress"),
-    ):
-        option = click.option(*flags, name, is_flag=True, help=help_text, hidden=True)
+    for flags, name, help_text in reversed(_SWITCHES):
+        option = click.option(*flags, name, is_flag=True, help=help_text, hidden=name not in shown)
         function = option(function)
-    function = click.option("--config", hidden=True)(function)
-    function = click.option("--log-level", hidden=True)(function)
-    return click.option("--log-format", hidden=True)(function)
+    return function
+
+
+def all_connection_names() -> tuple[str, ...]:
+    """Return the names of everything that `connection_options` adds."""
+    return (*(setting.name for setting in _TEXTS), *(name for _, name, _ in _SWITCHES))
 
 
 def command(
-    group: click.Group, name: str, *, example: str, prints_json: bool = True
+    group: click.Group,
+    name: str,
+    *,
+    example: str,
+    prints_json: bool = True,
+    shown: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., int | None]], click.Command]:
-    """Make a function `(session, ...) -> exit code` a command of `group`."""
+    """Make a function `(session, ...) -> exit code` a command of `group`.
+
+    `shown` names the connection flags that its own help lists.
+    """
 
     def made(function: Callable[..., int | None]) -> click.Command:
         @functools.wraps(function)
         def run(**given: Any) -> int:
             return function(_session(given), **given) or 0
 
-        wrapped = connection_options(run)
+        wrapped = connection_options(run, shown=shown)
         if prints_json:
             wrapped = click.option("--json", "as_json", is_flag=True, help="print JSON")(wrapped)
         made_command = click.command(name, cls=Example)(wrapped)
@@ -117,21 +175,24 @@ def command(
     return made
 
 
-_SHARED = ("config", "log_level", "log_format", *(setting.name for setting in CONNECTION))
-
-
 def _session(given: dict[str, Any]) -> Session:
-    """Take what is shared out of a command's parameters and those of its parents."""
+    """Take what is shared out of a command's parameters and those of the groups before it."""
+    context = click.get_current_context()
+    outer: list[dict[str, Any]] = []
+    above = context.parent
+    while above is not None:
+        outer.append(above.params)
+        above = above.parent
     flags: dict[str, str] = {}
-    switches = {"quiet": False, "verbose": False, "no_progress": False}
-    context: click.Context | None = click.get_current_context()
-    outer = context.find_root().params if context else {}
-    for name in _SHARED:
-        value = given.pop(name, None) or outer.get(name)
+    for setting in _TEXTS:
+        values = (given.pop(setting.name, None), *(params.get(setting.name) for params in outer))
+        value = next((value for value in values if value), None)
         if value:
-            flags[name] = value
-    for name in switches:
-        switches[name] = bool(given.pop(name, False) or outer.get(name))
+            flags[setting.name] = value
+    switches = {}
+    for _, name, _ in _SWITCHES:
+        own = given.pop(name, False)
+        switches[name] = bool(own or any(params.get(name) for params in outer))
     as_json = bool(given.pop("as_json", False))
-    environ: Mapping[str, str] = click.get_current_context().find_root().obj
+    environ: Mapping[str, str] = context.find_root().obj
     return Session(load_settings(flags, environ), environ, as_json=as_json, **switches)

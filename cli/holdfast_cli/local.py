@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -18,19 +18,20 @@ from holdfast_agent.jobs.tracking import JobProgress
 from holdfast_agent.restore.destination import local_scope
 from holdfast_cli.backup import rate
 from holdfast_cli.command import Session
+from holdfast_cli.ending import finish
 from holdfast_cli.opening import Interrupt, read_keys, source_of
 from holdfast_cli.output import warn
 from holdfast_cli.references import Part
-from holdfast_cli.waiting import finish, meter_of
+from holdfast_cli.waiting import meter_of
 from holdfast_contract.clock import Clock, SystemClock, rfc3339
 from holdfast_contract.errors import Cancelled, HoldfastError, error_classes
 from holdfast_contract.ids import new_ulid
-from holdfast_contract.limits import GIB
+from holdfast_contract.limits import MIB
 from holdfast_contract.protocol.control import JobState, Overwrite, Restore
 from holdfast_contract.protocol.http import ErrorRow, JobRow, ProgressRow
 
 _LOOK_SECONDS = 0.2
-_MEMORY_MAX = GIB // 2
+_MEMORY_MAX = 512 * MIB
 """A person's machine has more to spare than a pod's sidecar."""
 _WORKERS_MAX = 8
 
@@ -66,47 +67,31 @@ def restore_here(
             memory_max=_MEMORY_MAX,
         )
 
-    worker = _Worker(work)
-    with meter_of(session, [row]) as meter, _interrupts():
-        worker.start()
+    with (
+        meter_of(session, [row]) as meter,
+        _interrupts(),
+        ThreadPoolExecutor(1, "restore") as pool,
+    ):
+        running = pool.submit(work)
         try:
-            while worker.is_alive():
-                worker.join(_LOOK_SECONDS)
+            while not wait([running], _LOOK_SECONDS).done:
                 meter.update(_row_now(row, progress))
         except KeyboardInterrupt:
             cancel.set()
             session.api.http.abort()
             warn("interrupted: what is restored already stays")
-            worker.join()
-    outcome = _ended(worker, order.job, was_interrupted=cancel.is_set())
-    return finish(session, [_last_row(row, outcome, clock)])
+    outcome = _ended(running, order.job, was_interrupted=cancel.is_set())
+    return finish(session, [_last_row(row, order, outcome, clock)])
 
 
-class _Worker(threading.Thread):
-    """Runs the restore beside the terminal, and keeps how it ended."""
-
-    def __init__(self, work: Any) -> None:
-        super().__init__(name="restore")
-        self._work = work
-        self.outcome: Outcome | None = None
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        """Work; whatever is raised is for the main thread to tell."""
-        try:
-            self.outcome = self._work()
-        except BaseException as error:  # noqa: BLE001 - raised again by the main thread
-            self.error = error
-
-
-def _ended(worker: _Worker, job: str, *, was_interrupted: bool) -> Outcome:
-    if worker.outcome is not None:
-        return worker.outcome
-    assert worker.error is not None
-    if was_interrupted and isinstance(worker.error, HoldfastError):
-        # A request that was broken off looks like a server that went away.
-        return failed(job, Cancelled("interrupted"))
-    raise worker.error
+def _ended(running: Future[Outcome], job: str, *, was_interrupted: bool) -> Outcome:
+    try:
+        return running.result()
+    except HoldfastError:
+        if was_interrupted:
+            # A request that was broken off looks like a server that went away.
+            return failed(job, Cancelled("interrupted"))
+        raise
 
 
 @contextmanager
@@ -176,12 +161,12 @@ def _row_now(row: JobRow, progress: JobProgress) -> JobRow:
     return msgspec.structs.replace(row, progress=shown, current=current)
 
 
-def _last_row(row: JobRow, outcome: Outcome, clock: Clock) -> JobRow:
+def _last_row(row: JobRow, order: Restore, outcome: Outcome, clock: Clock) -> JobRow:
     ended, names = outcome.finished, outcome.result
     result: dict[str, Any] = {**ended.summary, "not_exact": names.not_exact}
     result["not_exact_count"] = ended.not_exact_count
     result["damaged"] = names.damaged
-    if names.plan:
+    if order.dry_run:
         result["plan"] = names.plan
     return msgspec.structs.replace(
         row,

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from holdfast_cli.api import Api
+from holdfast_contract.protocol.control import RestoreItem
 from holdfast_contract.protocol.http import SnapshotPath, SnapshotRow
 
 
@@ -14,15 +15,19 @@ class Part:
     """A snapshot and a path in it."""
 
     snapshot: SnapshotRow
-    path: bytes
+    path: bytes = b"/"
     """Absolute; b"/" for all of it."""
 
     def request(self) -> SnapshotPath:
-        """Return the part for a request."""
+        """Return the part for a request to the server."""
         try:
             return SnapshotPath(snapshot=self.snapshot.id, path=self.path.decode())
         except UnicodeDecodeError:
             return SnapshotPath(snapshot=self.snapshot.id, path_b64=self.path)
+
+    def item(self) -> RestoreItem:
+        """Return the part for work that is done here."""
+        return RestoreItem(bytes.fromhex(self.snapshot.id), self.snapshot.client, self.path)
 
 
 def split_reference(text: str) -> tuple[str, bytes]:

@@ -55,64 +55,35 @@ class Place:
 class Loaded:
     """The settings of one run, with contexts looked up."""
 
-    values: Mapping[str, object]
+    settings: Settings
     environ: Mapping[str, str]
 
     def place(self) -> Place:
         """Return the server to talk to.
 
+        A value given more strongly wins (flag > environment > file > the saved current context);
+        of two given alike, the one that says it directly. CA and token of a data directory or a
+        context go with their server: they are not sent to another one.
+
         Raises:
             UsageError: nothing says which.
+            NotFound: no context of that name.
         """
-        server, token_file = self._path_or_text("server"), self._path("token_file")
-        ca = self._path("ca")
-        data = self._path("data")
-        if data is not None:
-            server = server or _url_of(data)
-            ca = ca or data / "tls" / "ca.pem"
-            token_file = token_file or data / "admin.token"
-        if server is None or token_file is None:
-            saved = read_context(self.environ, self._path_or_text("context"))
-            server = server or saved.get("server")
-            ca = ca or _optional_path(saved.get("ca"))
-            token_file = token_file or _optional_path(saved.get("token_file"))
-        if server is None or token_file is None:
+        found = min(self._ways(), key=lambda way: way[0], default=None)
+        server = self.settings[SERVER]
+        if found is None or (server is not None and self._rank(SERVER) < found[0]):
+            found = (0, Way(server))
+        way = found[1]
+        token_file = self.settings[TOKEN_FILE] or way.token_file
+        chosen = way.server or server
+        if chosen is None or token_file is None:
             raise UsageError(
                 "which server? Neither flags, environment nor a saved context say it",
                 hint="holdfast login --server URL --ca FILE --token-file FILE, or on the server's"
                 " own host: export HOLDFAST_DATA=DIR",
             )
-        return Place(server.rstrip("/"), ca, token_file, self.key_file)
-
-    @property
-    def key_file(self) -> Path | None:
-        """The key file at hand, if any."""
-        return self._path("key_file")
-
-    def _path(self, name: str) -> Path | None:
-        value = self.values.get(name)
-        return value if isinstance(value, Path) else None
-
-    def _path_or_text(self, name: str) -> str | None:
-        value = self.values.get(name)
-        return value if isinstance(value, str) else None
-
-
-def load_settings(flags: Mapping[str, str], environ: Mapping[str, str]) -> Loaded:
-    """Return the settings by precedence; `flags` maps names of settings to texts.
-
-    Raises:
-        UsageError: a value that cannot be read, or an unknown key in the file.
-    """
-    table = program(environ).table
-    given = {name: [text] for name, text in flags.items()}
-    file = choose_config_file(flags=given, environ=environ, usual_path=program(environ).config_path)
-    settings = load(table, flags=given, environ=environ, file=file)
-    skip = (CONFIG, LOG_LEVEL, LOG_FORMAT)
-    values = {setting.name: settings[setting] for setting in table if setting not in skip}
-    return Loaded(values, environ)
-
-
+        ca = self.settings[CA] or way.ca
+        return Place(chosen.rstrip("/"), ca, token_file, self.key_file)
 def _optional_path(text: str | None) -> Path | None:
     return Path(text) if text else None
 

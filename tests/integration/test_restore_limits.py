@@ -14,7 +14,6 @@ import pytest
 
 from holdfast_agent.crypto.sealing import Opener
 from holdfast_agent.jobs.restore import run_restore
-from holdfast_agent.restore import writer
 from holdfast_agent.restore.destination import RestoreScope, local_scope
 from holdfast_agent.sources.roots import Roots
 from holdfast_contract.errors import InvalidInput, NoSpace, OutsideRoots, Refused, WrongKey
@@ -142,7 +141,7 @@ def test_a_full_or_read_only_target_ends_the_job_and_leaves_no_half_file(
             raise OSError(number, os.strerror(number))
         return original(descriptor, data, offset)
 
-    monkeypatch.setattr(writer.os, "pwrite", full)
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(expected):
         bench.restore(target=bench.out)
     assert os.listdir(under(bench.out, bench.volume / "a")) == ["one"]

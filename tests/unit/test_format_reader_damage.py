@@ -226,6 +226,10 @@ def test_a_manifest_with_a_key_that_the_format_lacks_is_refused(world: World) ->
     assert world.restore(world.store.snapshot(CLIENT, NODES, surprise=1))[0] == 13
 
 
+def test_a_manifest_whose_body_names_another_domain_is_refused(world: World) -> None:
+    assert world.restore(world.store.snapshot(CLIENT, NODES, domain=bytes(16)))[0] == 13
+
+
 def test_a_commit_record_that_names_another_manifest_is_told(world: World) -> None:
     first = two_snapshots(world)
     second = world.store.snapshot(CLIENT, data_folder(), committed=False)
@@ -241,6 +245,21 @@ def test_refs_with_an_id_too_few_or_too_many_are_told(world: World) -> None:
     many = snapshot.ids | {bytes(range(32))}
     assert world.restore(world.store.snapshot(CLIENT, NODES, forged_ids=many))[0] == 13
     assert world.restore(snapshot)[0] == 0
+
+
+def test_a_difference_that_adds_what_its_base_has_is_refused(world: World) -> None:
+    first = world.store.snapshot(CLIENT, data_folder(Node(b"a", content=(b"1" * 9000,))))
+    both = data_folder(Node(b"a", content=(b"1" * 9000,)), Node(b"b", content=(b"2" * 9000,)))
+    second = world.store.snapshot(CLIENT, both, base=first)
+    path = next(path for path in world.objects("refs") if path.name == second.refs)
+    good = path.read_bytes()
+    added = int.from_bytes(good[128:136], "little")
+    ids = sorted([*(good[i : i + 32] for i in range(144, 144 + 32 * added, 32)), min(first.ids)])
+    rest = good[144 + 32 * added : -32]
+    forged = good[:128] + (added + 1).to_bytes(8, "little") + good[136:144] + b"".join(ids) + rest
+    assert world.restore(second)[0] == 0
+    path.write_bytes(forged + blake3(forged).digest())
+    assert world.restore(second)[0] == 13
 
 
 def test_refs_through_more_than_16_differences_are_refused(world: World) -> None:
@@ -348,3 +367,19 @@ def test_a_pack_of_another_domain_is_refused(world: World, tmp_path: Path) -> No
     code, target = world.restore(snapshot)
     assert code == 13
     assert contents(target) == {}
+
+
+@pytest.mark.parametrize("head", [b"HFPX\1\0\0\0", b"HFPK\2\0\0\0", b"HFPK\1\0\0\1", None])
+def test_a_pack_with_a_foreign_header_is_told_and_read_by_its_frames(
+    world: World, head: bytes | None
+) -> None:
+    snapshot = world.store.snapshot(CLIENT, NODES)
+    path = world.objects("packs")[0]
+    good = path.read_bytes()
+    size = int.from_bytes(good[-8:-4], "little")
+    header = head + good[8:24] if head else good[:8] + bytes(16)
+    footer = good[-40 - size : -40]
+    path.write_bytes(header + good[24:-40] + blake3(header + footer).digest() + good[-8:])
+    code, target = world.restore(snapshot)
+    assert code == 13
+    assert len(contents(target)) == 5

@@ -18,7 +18,13 @@ from holdfast_agent.state.identity import IdentityFiles
 from holdfast_agent.transport.http import HttpClient, trusting
 from holdfast_agent.transport.retry import Backoff
 from holdfast_contract.clock import Clock
-from holdfast_contract.errors import Unreachable, UsageError
+from holdfast_contract.errors import (
+    HoldfastError,
+    StoreFailed,
+    TooMany,
+    Unreachable,
+    UsageError,
+)
 from holdfast_contract.logs import get_logger
 
 _log = get_logger(__name__)
@@ -100,10 +106,18 @@ async def _identity(
             )
             _log.info("enrolled", client=found.client)
             return found
-        except Unreachable as error:
+        except HoldfastError as error:
+            if not _may_pass(error):
+                raise
             _log.warning("cannot enrol yet, will try again", reason=error.message, hint=error.hint)
             await _pause(stop, backoff.next())
     return None
+
+
+def _may_pass(error: HoldfastError) -> bool:
+    """Tell whether the server may answer otherwise later: a certificate can still be put right."""
+    distrusted = isinstance(error.__cause__, ssl.SSLCertVerificationError)
+    return distrusted or isinstance(error, (Unreachable, TooMany, StoreFailed))
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

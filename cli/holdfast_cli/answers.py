@@ -1,0 +1,62 @@
+"""Streamed answers: rows of JSON with a mark at their end, or a file's bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from holdfast_cli.api import Api
+from holdfast_contract.errors import InvalidInput, error_from
+from holdfast_contract.protocol.http import QueryCreate
+
+LINE_BYTES_MAX = 1 << 20
+COPY_BYTES = 1 << 18
+_END = {"type": "end"}
+
+
+def asked_rows(api: Api, query: QueryCreate) -> Iterator[dict[str, Any]]:
+    """Yield the rows that a connected agent answers.
+
+    Raises:
+        HoldfastError: nobody may show it, or the answer broke.
+    """
+    return parsed(_lines(api, query))
+
+
+def asked_bytes(api: Api, query: QueryCreate) -> Iterator[bytes]:
+    """Yield the bytes that a connected agent answers."""
+    with api.ask(query) as stream:
+        while piece := stream.read(COPY_BYTES):
+            yield piece
+
+
+def _lines(api: Api, query: QueryCreate) -> Iterator[bytes]:
+    with api.ask(query) as stream:
+        while line := stream.readline(LINE_BYTES_MAX):
+            yield line
+
+
+def parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield rows up to the end mark.
+
+    Raises:
+        HoldfastError: the answer broke in the middle, or ends without its mark.
+    """
+    torn: InvalidInput | None = None
+    for line in filter(bytes.strip, lines):
+        try:
+            row = msgspec.json.decode(line, type=dict[str, Any])
+        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+            # Where an answer broke inside a row, the next line says why.
+            torn = InvalidInput("the answer is malformed", hint=str(exc))
+            continue
+        if row.get("type") == "error" and "code" in row:
+            raise error_from(row["code"], row.get("message", ""), hint=row.get("hint", ""))
+        if torn is not None:
+            raise torn
+        if row == _END:
+            return
+        yield row
+    raise torn or InvalidInput("the answer is not complete")
