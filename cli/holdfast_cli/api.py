@@ -6,15 +6,17 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
-from holdfast_agent.transport.http import Body, HttpClient, Stream, trusting
 from holdfast_cli.settings import VERSION, Place
 from holdfast_contract.errors import InvalidInput, UsageError
 from holdfast_contract.protocol import http
+
+if TYPE_CHECKING:
+    from holdfast_agent.transport.http import Stream
 
 _T = TypeVar("_T")
 _TOKEN_BYTES_MAX = 4096
@@ -37,9 +39,13 @@ class Api:
     """One server, one token."""
 
     def __init__(self, place: Place) -> None:
+        # Sockets and TLS are a third of a start; `--help` and `version` need neither.
+        from holdfast_agent.transport.http import Body, HttpClient, trusting
+
         token = read_small_file(place.token_file, "the token file")[:_TOKEN_BYTES_MAX].split()
         # A file that holds no token is sent as one all the same: the server says what is wrong.
         bearer = token[0] if token and token[0].isascii() else "none"
+        self._body_of = Body.json
         self.http = HttpClient(
             place.server,
             trusting(place.ca),
@@ -57,7 +63,7 @@ class Api:
 
     def send(self, method: str, path: str, kind: type[_T], body: object = None) -> _T:
         """Send a request body as JSON and return the answer as a `kind`."""
-        encoded = Body.json(body) if body is not None else None
+        encoded = self._body_of(body) if body is not None else None
         return _decoded(self.http.call(method, path, body=encoded).body, kind)
 
     def delete(self, path: str) -> None:
@@ -73,7 +79,7 @@ class Api:
         while True:
             page = self.get(path, http.Listing, **{**query, "after": after})
             for item in page.items:
-                yield msgspec.convert(item, kind, strict=False)
+                yield row_of(item, kind)
                 count += 1
                 if count == most:
                     return
@@ -83,7 +89,7 @@ class Api:
 
     def ask(self, query: http.QueryCreate) -> AbstractContextManager[Stream]:
         """Return the streamed answer of a query."""
-        return self.http.stream("POST", "/v1/queries", body=Body.json(query))
+        return self.http.stream("POST", "/v1/queries", body=self._body_of(query))
 
     def snapshot(self, reference: str) -> http.SnapshotRow:
         """Return the snapshot that a reference names.
@@ -108,15 +114,15 @@ def client_path(name: str) -> str:
     return f"/v1/clients/{quote(domain, safe='')}/{quote(rest, safe='')}"
 
 
-def _with_query(path: str, query: dict[str, object]) -> str:
-    given = {key: str(value) for key, value in query.items() if value not in (None, "")}
-    return f"{path}?{urlencode(given)}" if given else path
+def row_of(item: object, kind: type[_T]) -> _T:
+    """Return one item of a list as a `kind`.
 
-
-def _decoded(data: bytes, kind: type[_T]) -> _T:
+    Raises:
+        InvalidInput: it is none.
+    """
     try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        return msgspec.convert(item, kind, strict=False)
+    except msgspec.ValidationError as exc:
         raise InvalidInput("the server's answer is malformed", hint=str(exc)) from exc
 
 
@@ -127,3 +133,15 @@ def path_argument(text: str) -> dict[str, Any]:
     if "path_b64" in fields:
         fields["path_b64"] = data
     return fields
+
+
+def _with_query(path: str, query: dict[str, object]) -> str:
+    given = {key: str(value) for key, value in query.items() if value not in (None, "")}
+    return f"{path}?{urlencode(given)}" if given else path
+
+
+def _decoded(data: bytes, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise InvalidInput("the server's answer is malformed", hint=str(exc)) from exc

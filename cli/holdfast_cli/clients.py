@@ -6,7 +6,7 @@ import click
 
 from holdfast_cli.api import client_path
 from holdfast_cli.backup import rate
-from holdfast_cli.command import Commands, Session, command
+from holdfast_cli.command import Session, command, noun
 from holdfast_cli.output import facts, moment, print_json, say, short, size, table
 from holdfast_contract.errors import UsageError
 from holdfast_contract.protocol.http import ClientAccept, ClientRow, ClientSet
@@ -27,8 +27,7 @@ def register(group: click.Group) -> None:
             say("no clients yet: holdfast enrol-token create DOMAIN --out FILE")
         return 0
 
-    client = Commands("client", help="One client.")
-    group.add_command(client)
+    client = noun(group, "client", text="One client.", example="holdfast client show shop/web-0")
     _add_looks(client)
     _add_ends(client)
 
@@ -68,12 +67,15 @@ def _add_ends(client: click.Group) -> None:
         _print(session, row)
         return 0
 
-    @command(client, "forget", example="holdfast client forget shop/web-0", prints_json=False)
+    @command(client, "forget", example="holdfast client forget shop/web-0")
     @click.argument("name")
     def forget(session: Session, name: str) -> int:
         """Forget a client that has no snapshots."""
         session.api.delete(client_path(name))
-        say(f"{name} is forgotten")
+        if session.as_json:
+            print_json({"name": name, "forgotten": True})
+        else:
+            say(f"{name} is forgotten")
         return 0
 
     @command(client, "accept", example="holdfast client accept shop/web-0")

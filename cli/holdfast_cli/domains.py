@@ -6,35 +6,24 @@ from pathlib import Path
 
 import click
 
-from holdfast_agent.crypto.keys import DomainKeys, KeyMaterial, format_key_file, new_key_material
-from holdfast_agent.crypto.records import seal_domain
-from holdfast_agent.crypto.wraps import (
-    format_recovery_file,
-    new_recovery,
-    parse_recipient_file,
-    wrap_keys,
-)
 from holdfast_cli.api import read_small_file
-from holdfast_cli.command import Commands, Session, command
+from holdfast_cli.command import Session, command, noun
 from holdfast_cli.output import facts, moment, print_json, say, table
 from holdfast_cli.secrets import SecretFile
 from holdfast_contract.clock import SystemClock
-from holdfast_contract.errors import HoldfastError, UsageError
-from holdfast_contract.format.domain import (
-    CHUNKER_DEFAULT,
-    SMALL_FILE_BYTES_DEFAULT,
-    DomainBody,
-    EpochCheck,
-    Wrap,
-)
+from holdfast_contract.errors import Conflict, NotFound, Unreachable, UsageError
 from holdfast_contract.ids import check_domain_name
 from holdfast_contract.protocol.http import DomainCreate, DomainRow
 
 
 def register(group: click.Group) -> None:
     """Add the commands of this module."""
-    domain = Commands("domain", help="Domains: one master key and one scope of dedup each.")
-    group.add_command(domain)
+    domain = noun(
+        group,
+        "domain",
+        text="Domains: one master key and one scope of dedup each.",
+        example="holdfast domain list",
+    )
     _add_create(domain)
 
     @command(domain, "list", example="holdfast domain list")
@@ -63,15 +52,26 @@ def register(group: click.Group) -> None:
 
 
 def _add_create(domain: click.Group) -> None:
+    path = click.Path(path_type=Path)
+
     @command(
         domain,
         "create",
-        example="holdfast domain create shop --key-out shop.key --recovery-out shop.recovery",
+        example=(
+            "holdfast domain create shop --key-out shop.key --recovery-out shop.recovery\n"
+            "holdfast domain create shop --key-out shop.key --recipient ops.recipient"
+        ),
     )
     @click.argument("name")
-    @click.option("--key-out", type=click.Path(path_type=Path), required=True)
-    @click.option("--recovery-out", type=click.Path(path_type=Path), help="recovery file to write")
-    @click.option("--recipient", "recipients", type=click.Path(path_type=Path), multiple=True)
+    @click.option("--key-out", type=path, required=True, help="key file to write (mode 0600)")
+    @click.option("--recovery-out", type=path, help="recovery file to write (mode 0600)")
+    @click.option(
+        "--recipient",
+        "recipients",
+        type=path,
+        multiple=True,
+        help="recipient file of somebody who can recover the key",
+    )
     @click.option("--no-recovery", is_flag=True, help="a lost key file loses all data")
     def create(
         session: Session,
@@ -83,67 +83,62 @@ def _add_create(domain: click.Group) -> None:
     ) -> int:
         """Make a domain and its key, here; the server never sees the key.
 
-        Keep the key file for the agents, and the recovery file offline.
+        Keep the key file for the agents, and the recovery file offline. Recipient files come from
+        `holdfast key recipients create`.
         """
         check_domain_name(name)
-        if not (recovery_out or recipients or no_recovery):
+        has_recovery = recovery_out is not None or bool(recipients)
+        if has_recovery == no_recovery:
             raise UsageError(
-                "how is the key to be recovered when its file is lost?",
+                "--no-recovery goes with neither --recovery-out nor --recipient"
+                if no_recovery
+                else "how is the key to be recovered when its file is lost?",
                 hint="--recovery-out FILE, --recipient FILE, or --no-recovery",
             )
-        material = new_key_material()
-        wraps = [
-            wrap_keys(material, parse_recipient_file(read_small_file(path, "the recipient file")))
-            for path in recipients
-        ]
-        recovery, recovery_wrap = new_recovery(name, material)
-        if recovery_out:
-            wraps.append(recovery_wrap)
-        # Files first: a domain whose key is nowhere would be of no use.
-        with SecretFile(key_out) as key_file, SecretFile(recovery_out) as recovery_file:
-            key_file.write(format_key_file(material))
-            recovery_file.write(format_recovery_file(recovery))
-        row = _created(session, name, material, wraps, [key_out, recovery_out])
+        texts = [read_small_file(path, "the recipient file") for path in recipients]
+        row = _create(session, name, key_out, recovery_out, texts)
         _print(session, row)
         if not session.as_json and not session.quiet:
             _say_next(name, key_out, recovery_out)
         return 0
 
 
-def _created(
-    session: Session,
-    name: str,
-    material: KeyMaterial,
-    wraps: list[Wrap],
-    files: list[Path | None],
+def _create(
+    session: Session, name: str, key_out: Path, recovery_out: Path | None, recipients: list[str]
 ) -> DomainRow:
+    from holdfast_cli.domain_keys import new_domain
+
+    _refuse_known(session, name)
+    made = new_domain(name, recipients, SystemClock(), with_recovery=recovery_out is not None)
+    # Files first: a domain whose key is nowhere would be of no use.
+    with SecretFile(key_out) as key_file, SecretFile(recovery_out) as recovery_file:
+        key_file.write(made.key_file)
+        recovery_file.write(made.recovery_file)
+        request = DomainCreate(name=name, record=made.record)
+        try:
+            return session.api.send("POST", "/v1/domains", DomainRow, request)
+        except Unreachable as error:
+            # The request may have arrived: then these files are the only keys there are.
+            key_file.keep()
+            recovery_file.keep()
+            raise Unreachable(
+                error.message,
+                hint=f"{key_out} stays: holdfast domain show {name} tells whether the domain"
+                " was made; if not, remove the files and try again",
+            ) from error
+
+
+def _refuse_known(session: Session, name: str) -> None:
+    """Tell what can be told before files are made.
+
+    Raises:
+        Conflict: the name is taken.
+    """
     try:
-        record = seal_domain(first_record(name, material, wraps), DomainKeys(material))
-        request = DomainCreate(name=name, record=record)
-        return session.api.send("POST", "/v1/domains", DomainRow, request)
-    except HoldfastError as error:
-        if error.code != "unreachable":
-            # Refused for sure: keys of a domain that does not exist would only confuse.
-            for path in filter(None, files):
-                path.unlink(missing_ok=True)
-        raise
-
-
-def first_record(name: str, material: KeyMaterial, wraps: list[Wrap]) -> DomainBody:
-    """Return the first record of a new domain."""
-    keys = DomainKeys(material)
-    return DomainBody(
-        domain=material.domain_id,
-        name=name,
-        revision=1,
-        created_ns=SystemClock().now_ns(),
-        chunker=CHUNKER_DEFAULT,
-        small_file_bytes_max=SMALL_FILE_BYTES_DEFAULT,
-        share_references=True,
-        key_check=keys.key_check,
-        epoch_checks=tuple(EpochCheck(e, check) for e, check in sorted(keys.epoch_checks.items())),
-        wraps=tuple(wraps),
-    )
+        session.api.get(f"/v1/domains/{name}", DomainRow)
+    except NotFound:
+        return
+    raise Conflict(f"the domain {name} exists already", hint="name another one")
 
 
 def _say_next(name: str, key_out: Path, recovery_out: Path | None) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from holdfast_cli.command import Session
 from holdfast_cli.forgotten import with_names
-from holdfast_cli.output import print_json, say, shown_path, size, warn
+from holdfast_cli.output import print_error, print_json, say, shown_path, size, warn
 from holdfast_contract.errors import error_classes
 from holdfast_contract.protocol.control import JobState
 from holdfast_contract.protocol.http import ErrorRow, JobRow
@@ -54,9 +53,10 @@ def _worst(rows: Sequence[JobRow]) -> JobRow:
 def _print_summaries(ended: Sequence[JobRow]) -> None:
     for row in ended:
         if row.error is not None and row.state is JobState.FAILED:
-            error = {"type": "error", "code": row.error.code, "message": row.error.message}
-            error |= {"hint": row.error.hint, "exit": exit_code(row), "job": row.id or None}
-            print_json(error | {"details": row.error.details}, sys.stderr)
+            told = row.error
+            print_error(
+                told.code, told.message, told.hint, exit_code(row), job=row.id, details=told.details
+            )
     summaries = [summary_of(row) for row in ended]
     if len(summaries) == 1:
         print_json(summaries[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from holdfast_cli.api import row_of
 from holdfast_cli.command import Session, command
 from holdfast_cli.output import moment, print_json, say
 from holdfast_contract.protocol.http import EventRow, Listing
@@ -30,15 +31,9 @@ def register(group: click.Group) -> None:
             page = session.api.get(
                 "/v1/events", Listing, client=client, after=last, wait=_WAIT_SECONDS
             )
-            fresh = [_row(item) for item in page.items]
+            fresh = [row_of(item, EventRow) for item in page.items]
             _print_lines(session, fresh)
             last = fresh[-1].id if fresh else last
-
-
-def _row(item: object) -> EventRow:
-    import msgspec
-
-    return msgspec.convert(item, EventRow, strict=False)
 
 
 def _print(session: Session, rows: list[EventRow]) -> None:

@@ -1,65 +1,79 @@
-"""`holdfast key check|recover`, `key recipients list|add|remove`."""
+"""`holdfast key check|recover`, `key recipients create|list|add|remove`."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
-from holdfast_agent.crypto.keys import DomainKeys, KeyMaterial, format_key_file, parse_key_file
-from holdfast_agent.crypto.records import open_domain, open_signed_manifest, seal_domain
-from holdfast_agent.crypto.wraps import (
-    parse_recipient_file,
-    parse_recovery_file,
-    recover,
-    wrap_keys,
-)
 from holdfast_cli.api import Api, read_small_file
-from holdfast_cli.command import Commands, Session, command
+from holdfast_cli.command import Session, command, noun
 from holdfast_cli.output import print_json, say
 from holdfast_cli.secrets import SecretFile
-from holdfast_contract.errors import Conflict, NotFound, Unreachable, WrongKey
-from holdfast_contract.format.domain import DomainBody, Wrap, decode_domain_body, split_domain
-from holdfast_contract.format.manifest import decode_manifest_body, split_manifest
+from holdfast_contract.errors import NotFound, Unreachable, UsageError, WrongKey
 from holdfast_contract.ids import check_domain_name
 from holdfast_contract.protocol.http import DomainRecordPut, DomainRow, SnapshotRow
+
+if TYPE_CHECKING:
+    from holdfast_cli.domain_keys import OpenedKey
+
+_PATH = click.Path(path_type=Path)
 
 
 def register(group: click.Group) -> None:
     """Add the commands of this module."""
-    key = Commands("key", help="Key files, and what brings a lost one back.")
-    group.add_command(key)
+    key = noun(
+        group,
+        "key",
+        text="Key files, and what brings a lost one back.",
+        example="holdfast key check shop.key",
+    )
     _add_check(key)
     _add_recover(key)
-    recipients = Commands("recipients", help="Who can recover a domain's key.")
-    key.add_command(recipients)
+    recipients = noun(
+        key,
+        "recipients",
+        text="Who can recover a domain's key.",
+        example="holdfast key recipients list --domain shop",
+    )
+    _add_recipients_create(recipients)
     _add_recipients(recipients)
 
 
 def _add_check(key: click.Group) -> None:
     @command(key, "check", example="holdfast key check shop.key")
-    @click.argument("file", type=click.Path(path_type=Path))
+    @click.argument("file", type=_PATH)
     def check(session: Session, file: Path) -> int:
         """Tell whose key a file holds and whether the server's domain is its own."""
-        material = parse_key_file(read_small_file(file, "the key file"))
-        keys = DomainKeys(material)
-        row = _domain_of(session.api, material)
-        open_domain(session.api.raw(f"/v1/domains/{row.name}/record"), keys)
+        from holdfast_cli.domain_keys import OpenedKey
+
+        opened = OpenedKey.of_file(read_small_file(file, "the key file"))
+        row = domain_of(session.api, opened.domain)
+        opened.check_record(_record(session.api, row.name))
         if session.as_json:
-            print_json({"domain": row.name, "id": row.domain, "epochs": sorted(keys.data)})
+            told = {"domain": row.name, "id": row.domain, "key_check": opened.key_check}
+            print_json(told | {"epochs": opened.epochs})
         else:
-            say(f"the key of domain {row.name} ({row.domain}), epochs up to {keys.newest_epoch}")
+            say(f"the key of domain {row.name} ({row.domain}), epochs up to {opened.epochs[-1]}")
+            say(f"key check {opened.key_check}")
         return 0
 
 
-def _domain_of(api: Api, material: KeyMaterial) -> DomainRow:
+def domain_of(api: Api, domain: str) -> DomainRow:
+    """Return the server's domain with that id (hex).
+
+    Raises:
+        WrongKey: it has none.
+    """
     for row in api.rows("/v1/domains", DomainRow):
-        if row.domain == material.domain_id.hex():
+        if row.domain == domain:
             return row
-    raise WrongKey(
-        f"the key is of domain {material.domain_id.hex()}, which this server does not have"
-    )
+    raise WrongKey(f"the key is of domain {domain}, which this server does not have")
+
+
+def _record(api: Api, name: str) -> bytes:
+    return api.raw(f"/v1/domains/{name}/record")
 
 
 def _add_recover(key: click.Group) -> None:
@@ -69,60 +83,103 @@ def _add_recover(key: click.Group) -> None:
         example="holdfast key recover --domain shop --recovery shop.recovery --key-out new.key",
     )
     @click.option("--domain", required=True, help="the domain's name")
-    @click.option("--recovery", type=click.Path(path_type=Path), required=True)
-    @click.option("--key-out", type=click.Path(path_type=Path), required=True)
+    @click.option(
+        "--recovery",
+        type=_PATH,
+        required=True,
+        help="the recovery file, or a recipient's private file",
+    )
+    @click.option("--key-out", type=_PATH, required=True, help="key file to write (mode 0600)")
     def recover_key(session: Session, domain: str, recovery: Path, key_out: Path) -> int:
-        """Bring a lost key file back from the recovery file.
+        """Bring a lost key file back.
 
-        Believes the recovery file alone; newer epochs come from the server where it has them. A
-        server that is away does not matter. Opens one manifest to prove the key.
+        A recovery file is believed alone, and the server may be away; where it is there, it may
+        add newer epochs. A recipient's private file takes the wrapped key from the server:
+        compare the key check with the one that `key check` told before. Opens one snapshot's
+        manifest to prove the key.
         """
+        from holdfast_cli.domain_keys import recovered
+
         text = read_small_file(recovery, "the recovery file")
-        named = parse_recovery_file(text).name
-        if named != check_domain_name(domain):
-            raise WrongKey(f"the recovery file is of domain {named}, not {domain}")
-        reachable, wraps = _wraps_of(session, domain)
-        material = recover(text, wraps)
-        proof = _prove(session.api, domain, DomainKeys(material)) if reachable else ""
+        check_domain_name(domain)
         with SecretFile(key_out) as file:
-            file.write(format_key_file(material))
+            record = _record_if_there(session, domain)
+            opened = recovered(text, domain, record)
+            proof = _prove(session.api, domain, opened) if record is not None else ""
+            file.write(opened.key_file)
         if session.as_json:
-            print_json({"domain": domain, "key_file": str(key_out), "proved_by": proof or None})
+            told = {"domain": domain, "key_file": str(key_out), "key_check": opened.key_check}
+            print_json(told | {"proved_by": proof or None})
         else:
-            told = f"it opens snapshot {proof[:12]}" if proof else "no snapshot to prove it with"
-            say(f"key of domain {domain} written to {key_out}; {told}")
+            told_proof = f"it opens snapshot {proof[:12]}" if proof else "no snapshot to prove it"
+            say(f"key of domain {domain} written to {key_out}; {told_proof}")
+            say(f"key check {opened.key_check}")
         return 0
 
 
-def _wraps_of(session: Session, domain: str) -> tuple[bool, tuple[Wrap, ...]]:
-    """Return whether the server answers, and the wraps that it offers (believed by nobody yet)."""
+def _record_if_there(session: Session, domain: str) -> bytes | None:
+    """Return the server's domain record (believed by nobody yet), None when it has or says none."""
     try:
-        record = session.api.raw(f"/v1/domains/{domain}/record")
-        return True, decode_domain_body(split_domain(record).body).wraps
-    except (Unreachable, NotFound):
-        return False, ()
+        return _record(session.api, domain)
+    except (Unreachable, NotFound, UsageError) as error:
+        session.note(f"without the server: {error.message}")
+        return None
 
 
-def _prove(api: Api, domain: str, keys: DomainKeys) -> str:
+def _prove(api: Api, domain: str, opened: OpenedKey) -> str:
     """Open one existing manifest; return its snapshot's id, empty when there is none.
 
     Raises:
         WrongKey, Damaged: it does not open.
     """
-    for row in api.rows("/v1/snapshots", SnapshotRow, latest=1000):
+    from holdfast_cli.domain_keys import identity_of
+
+    for row in api.rows("/v1/snapshots", SnapshotRow):
         if row.domain == domain:
-            data = api.raw(f"/v1/snapshots/{row.id}/manifest")
-            identity = decode_manifest_body(split_manifest(data).body).identity
-            open_signed_manifest(data, api.raw(f"/v1/identities/{identity.hex()}"), keys)
+            manifest = api.raw(f"/v1/snapshots/{row.id}/manifest")
+            opened.prove(manifest, api.raw(f"/v1/identities/{identity_of(manifest)}"))
             return row.id
     return ""
 
 
+def _add_recipients_create(group: click.Group) -> None:
+    @command(
+        group,
+        "create",
+        example=(
+            "holdfast key recipients create --private-out ops.private --out ops.recipient\n"
+            "holdfast domain create shop --key-out shop.key --recipient ops.recipient\n"
+            "holdfast key recover --domain shop --recovery ops.private --key-out new.key"
+        ),
+    )
+    @click.option(
+        "--private-out", type=_PATH, required=True, help="private file to write (mode 0600)"
+    )
+    @click.option("--out", type=_PATH, required=True, help="recipient file to write; no secret")
+    def create(session: Session, private_out: Path, out: Path) -> int:
+        """Make a pair of files by which you can recover keys of domains, also later ones.
+
+        Keep the private file offline; give the recipient file to whoever makes domains.
+        """
+        from holdfast_cli.domain_keys import new_recipient
+
+        private_text, recipient_text = new_recipient()
+        with SecretFile(private_out) as private_file, SecretFile(out) as file:
+            private_file.write(private_text)
+            file.write(recipient_text)
+        if session.as_json:
+            print_json({"private_file": str(private_out), "recipient_file": str(out),
+                        "recipient": recipient_text.split()[1]})  # fmt: skip
+        else:
+            say(f"keep offline: {private_out}; give away: {out}")
+        return 0
+
+
 def _add_recipients(group: click.Group) -> None:
     @command(group, "list", example="holdfast key recipients list --domain shop")
-    @click.option("--domain", required=True)
+    @click.option("--domain", required=True, help="the domain's name")
     def list_(session: Session, domain: str) -> int:
-        """List who can recover the key."""
+        """List who can recover the key: public keys, as recipient files hold them."""
         row = session.api.get(f"/v1/domains/{check_domain_name(domain)}", DomainRow)
         if session.as_json:
             print_json(row.recipients)
@@ -131,43 +188,48 @@ def _add_recipients(group: click.Group) -> None:
                 say(recipient)
         return 0
 
-    @command(group, "add", example="holdfast key recipients add --key-file shop.key ops.recipient")
-    @click.argument("file", type=click.Path(path_type=Path))
+    @command(
+        group,
+        "add",
+        example="holdfast key recipients add --key-file shop.key ops.recipient",
+        shown=("key_file",),
+    )
+    @click.argument("file", type=_PATH)
     def add(session: Session, file: Path) -> int:
         """Let the owner of a recipient file recover the key; needs the key file."""
-        recipient = parse_recipient_file(read_small_file(file, "the recipient file"))
-        material, body = _opened(session)
-        if any(wrap.recipient == recipient for wrap in body.wraps):
-            raise Conflict("this recipient can recover the key already")
-        return _put(session, material, body, (*body.wraps, wrap_keys(material, recipient)))
+        recipient = read_small_file(file, "the recipient file")
+        opened, name = _opened(session)
+        return _put(session, name, opened.with_recipient(_record(session.api, name), recipient))
 
     @command(
-        group, "remove", example="holdfast key recipients remove --key-file shop.key 3fa1c2..."
+        group,
+        "remove",
+        example="holdfast key recipients remove --key-file shop.key 3fa1c2...",
+        shown=("key_file",),
     )
     @click.argument("recipient", metavar="HEX")
     def remove(session: Session, recipient: str) -> int:
-        """Drop a wrap from the newest record; old records and copies stay readable to its owner."""
-        material, body = _opened(session)
-        left = [wrap for wrap in body.wraps if not wrap.recipient.hex().startswith(recipient)]
-        if len(recipient) < 6 or len(left) != len(body.wraps) - 1:
-            raise NotFound("not one recipient begins so", hint="holdfast key recipients list")
-        return _put(session, material, body, tuple(left))
+        """Drop a recipient from the newest record.
+
+        Old records and copies stay readable to its owner.
+        """
+        opened, name = _opened(session)
+        return _put(session, name, opened.without_recipient(_record(session.api, name), recipient))
 
 
-def _opened(session: Session) -> tuple[KeyMaterial, DomainBody]:
+def _opened(session: Session) -> tuple[OpenedKey, str]:
+    """Return the key at hand and the name of its domain."""
+    from holdfast_cli.domain_keys import OpenedKey
+
     text = session.key_text()
     if text is None:
-        raise WrongKey("this needs the domain's key file", hint="--key-file FILE")
-    material = parse_key_file(text)
-    row = _domain_of(session.api, material)
-    record = session.api.raw(f"/v1/domains/{row.name}/record")
-    return material, open_domain(record, DomainKeys(material))
+        raise UsageError("this needs the domain's key file", hint="--key-file FILE")
+    opened = OpenedKey.of_file(text)
+    return opened, domain_of(session.api, opened.domain).name
 
 
-def _put(session: Session, material: KeyMaterial, body: DomainBody, wraps: tuple[Wrap, ...]) -> int:
-    newer = msgspec.structs.replace(body, revision=body.revision + 1, wraps=wraps)
-    record = seal_domain(newer, DomainKeys(material))
-    path = f"/v1/domains/{body.name}/record"
+def _put(session: Session, name: str, record: bytes) -> int:
+    path = f"/v1/domains/{name}/record"
     row = session.api.send("PUT", path, DomainRow, DomainRecordPut(record=record))
     if session.as_json:
         print_json(row)

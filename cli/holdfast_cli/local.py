@@ -18,7 +18,6 @@ from holdfast_agent.jobs.tracking import JobProgress
 from holdfast_agent.restore.destination import local_scope
 from holdfast_cli.backup import rate
 from holdfast_cli.command import Session
-from holdfast_cli.ending import finish
 from holdfast_cli.opening import Interrupt, read_keys, source_of
 from holdfast_cli.output import warn
 from holdfast_cli.references import Part
@@ -38,8 +37,8 @@ _WORKERS_MAX = 8
 
 def restore_here(
     session: Session, parts: list[Part], given: dict[str, Any], key_text: str
-) -> int:
-    """Restore `parts` below the directory `given["local"]`; return the exit code.
+) -> JobRow:
+    """Restore `parts` below the directory `given["local"]`; return how it ended, as a job's row.
 
     Raises:
         WrongKey, NotFound, Damaged, InvalidInput, NoSpace, Refused: nothing, or not all, was
@@ -81,7 +80,7 @@ def restore_here(
             session.api.http.abort()
             warn("interrupted: what is restored already stays")
     outcome = _ended(running, order.job, was_interrupted=cancel.is_set())
-    return finish(session, [_last_row(row, order, outcome, clock)])
+    return _last_row(row, order, outcome, clock)
 
 
 def _ended(running: Future[Outcome], job: str, *, was_interrupted: bool) -> Outcome:

@@ -20,12 +20,13 @@ def register(group: click.Group) -> None:
         group,
         "login",
         example="holdfast login --server https://backup:9440 --ca ca.pem --token-file my.token",
+        shown=("server", "ca", "token_file"),
     )
     @click.option("--name", default="default", show_default=True, help="name of the context")
     def login(session: Session, name: str) -> int:
         """Remember a server and a token for later commands.
 
-        Takes --server URL, --ca FILE and --token-file FILE; the paths are saved, not the secrets.
+        The paths of the files are saved, not the secrets in them.
         """
         place = session.place
         status = Api(place).get("/v1/status", StatusRow)

@@ -7,26 +7,22 @@ pod decides what may be shown.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
-import msgspec
 
-from holdfast_cli.api import path_argument
+from holdfast_cli.answers import asked_bytes, asked_rows, parsed
+from holdfast_cli.api import client_path, path_argument
 from holdfast_cli.command import Session, command
-from holdfast_cli.opening import Interrupt, read_keys, source_of
-from holdfast_cli.output import print_json, say, shown_path, size
+from holdfast_cli.output import moment, print_json_rows, say, shown_name, shown_path, size
 from holdfast_cli.references import Part, resolve
-from holdfast_contract.errors import Conflict, InvalidInput, error_from
-from holdfast_contract.ids import new_ulid
-from holdfast_contract.protocol.control import Browse, Query, RestoreItem
-from holdfast_contract.protocol.http import QueryCreate, SnapshotRow
+from holdfast_contract.errors import Conflict, NotAtHand, UsageError
+from holdfast_contract.limits import PATHS_MAX
+from holdfast_contract.protocol.http import ClientRow, QueryCreate, SnapshotRow
 
-_LINE_BYTES_MAX = 1 << 20
-_COPY_BYTES = 1 << 18
 _LETTERS = {
     "directory": "d",
     "symlink": "l",
@@ -47,7 +43,7 @@ def register(group: click.Group) -> None:
     def browse(session: Session, client: str, path: str) -> int:
         """List a directory of the live pod, within its roots."""
         query = QueryCreate(kind="browse", client=client, **path_argument(path))
-        return _print_entries(session, _asked_rows(session, query), long=True)
+        return _print_entries(session, asked_rows(session.api, query), long=True)
 
     @command(group, "ls", example="holdfast ls shop/web-0@latest:/data -l")
     @click.argument("reference", metavar="REF[:PATH]")
@@ -66,7 +62,7 @@ def register(group: click.Group) -> None:
         """Find files in all snapshots by a pattern for the name, or, with a slash, the path."""
         rows = _found(session, pattern, clients)
         if session.as_json:
-            print_json(list(rows))
+            print_json_rows(rows)
             return 0
         for row in rows:
             say(f"{row['snapshot'][:12]}  {row['client']}  {shown_path(row)}")
@@ -76,11 +72,14 @@ def register(group: click.Group) -> None:
     @click.argument("one", metavar="REF")
     @click.argument("two", metavar="REF")
     def diff(session: Session, one: str, two: str) -> int:
-        """Tell what differs between two snapshots."""
+        """Tell what differs between two snapshots.
+
+        Marks: + added, - removed, M content, m metadata only, T another type.
+        """
         parts = [resolve(session.api, one), resolve(session.api, two)]
         rows = _rows(session, "diff", parts)
         if session.as_json:
-            print_json(list(rows))
+            print_json_rows(rows)
             return 0
         for row in rows:
             say(f"{_MARKS.get(row['change'], '?')}  {shown_path(row)}")
@@ -91,106 +90,118 @@ def register(group: click.Group) -> None:
     @click.option("--out", type=click.Path(path_type=Path), help="file to write; must not exist")
     def dump(session: Session, reference: str, out: Path | None) -> int:
         """Write one file's content to standard output or a file."""
-        part = resolve(session.api, reference)
-        pieces = _dumped(session, part)
+        if out is not None and out.exists():
+            raise Conflict(f"{out} exists already", hint="name another file")
+        pieces = _dumped(session, resolve(session.api, reference))
         if out is None:
             _copy(pieces, sys.stdout.buffer)
-            return 0
-        first = next(pieces, b"")
-        try:
-            with out.open("xb") as file:
-                file.write(first)
-                _copy(pieces, file)
-        except FileExistsError as exc:
-            raise Conflict(f"{out} exists already") from exc
+        else:
+            _write_new(pieces, out)
         return 0
 
 
-def _copy(pieces: Iterator[bytes], out: BinaryIO) -> None:
+def _copy(pieces: Iterable[bytes], out: BinaryIO) -> None:
     for piece in pieces:
         out.write(piece)
     out.flush()
+
+
+def _write_new(pieces: Iterator[bytes], out: Path) -> None:
+    """Write a file that does not exist; nothing of it stays when the content does not come whole.
+
+    Raises:
+        Conflict: it exists.
+        UsageError: it cannot be written.
+    """
+    first = list(islice(pieces, 1))  # what is refused is refused before a file is made
+    try:
+        with out.open("xb") as file:
+            try:
+                _copy(first, file)
+                _copy(pieces, file)
+            except BaseException:
+                out.unlink(missing_ok=True)
+                raise
+    except FileExistsError as exc:
+        raise Conflict(f"{out} exists already", hint="name another file") from exc
+    except OSError as exc:
+        raise UsageError(f"cannot write {out}: {exc.strerror}") from exc
 
 
 # --- where answers come from
 def _rows(
     session: Session, kind: str, parts: list[Part], *, recursive: bool = False, pattern: str = ""
 ) -> Iterator[dict[str, Any]]:
-    if session.key_file is not None:
-        lines = _opened_here(session, kind, parts, recursive=recursive, pattern=pattern)
-        return _parsed(lines)
-    query = QueryCreate(
-        kind=kind, items=[part.request() for part in parts], recursive=recursive, pattern=pattern
-    )
-    return _asked_rows(session, query)
-
-
-def _opened_here(
-    session: Session, kind: str, parts: list[Part], *, recursive: bool = False, pattern: str = ""
-) -> Iterator[bytes]:
-    from holdfast_agent.jobs.queries import answer_query  # only where data is opened here
-
     text = session.key_text()
-    assert text is not None
-    cancel = Interrupt()
-    items = [
-        RestoreItem(bytes.fromhex(part.snapshot.id), part.snapshot.client, part.path)
-        for part in parts
-    ]
-    query = Query(query=new_ulid(), kind=kind, items=items, recursive=recursive, pattern=pattern)
-    return answer_query(
-        query,
-        keys=read_keys(text),
-        source=source_of(session.api, [part.snapshot.id for part in parts], cancel),
-        roots=None,
-        browse=Browse.CONTENT,
-        cancel=cancel,
+    if text is None:
+        items = [part.request() for part in parts]
+        query = QueryCreate(kind=kind, items=items, recursive=recursive, pattern=pattern)
+        return asked_rows(session.api, query)
+    from holdfast_cli.opening import answer_here  # ciphers, where they are needed
+
+    return parsed(
+        answer_here(
+            session.api,
+            text,
+            kind,
+            [part.item() for part in parts],
+            recursive=recursive,
+            pattern=pattern,
+        )
     )
-
-
-def _asked_rows(session: Session, query: QueryCreate) -> Iterator[dict[str, Any]]:
-    return _parsed(_asked_lines(session, query))
-
-
-def _asked_lines(session: Session, query: QueryCreate) -> Iterator[bytes]:
-    with session.api.ask(query) as stream:
-        while line := stream.readline(_LINE_BYTES_MAX):
-            yield line
-
-
-def _parsed(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
-    """Yield rows up to the end mark.
-
-    Raises:
-        HoldfastError: the answer broke in the middle, or ends without its mark.
-    """
-    for line in lines:
-        row = msgspec.json.decode(line)
-        if row.get("type") == "end" and len(row) == 1:
-            return
-        if row.get("type") == "error" and "code" in row:
-            raise error_from(row["code"], row.get("message", ""), hint=row.get("hint", ""))
-        yield row
-    raise InvalidInput("the answer is not complete")
 
 
 def _dumped(session: Session, part: Part) -> Iterator[bytes]:
-    if session.key_file is not None:
-        yield from _opened_here(session, "dump", [part])
-        return
-    with session.api.ask(QueryCreate(kind="dump", items=[part.request()])) as stream:
-        while piece := stream.read(_COPY_BYTES):
-            yield piece
+    text = session.key_text()
+    if text is None:
+        return asked_bytes(session.api, QueryCreate(kind="dump", items=[part.request()]))
+    from holdfast_cli.opening import answer_here
+
+    return answer_here(session.api, text, "dump", [part.item()])
 
 
 def _found(session: Session, pattern: str, clients: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Yield what is found, one client's snapshots after the other's."""
-    names = clients or sorted({row.client for row in _snapshots(session, None)})
-    for client in names:
-        parts = [Part(row, b"/") for row in _snapshots(session, client)]
-        if parts:
-            with closing(_rows(session, "find", parts, pattern=pattern)) as rows:  # type: ignore[type-var]
-                yield from rows
+    """Yield what is found in all snapshots that can be opened, one client's after the other's.
+
+    Raises:
+        NotFound: no such client.
+        NotAtHand: not one snapshot can be opened.
+    """
+    for client in clients:
+        session.api.get(client_path(client), ClientRow)
+    rows = [row for client in clients or (None,) for row in _snapshots(session, client)]
+    closed: NotAtHand | None = None
+    has_opened = False
+    for parts in _batches(_openable(session, rows)):
+        try:
+            yield from _rows(session, "find", parts, pattern=pattern)
+            has_opened = True
+        except NotAtHand as error:
+            if clients:
+                raise
+            session.note(f"{parts[0].snapshot.domain} is left out: {error.message}")
+            closed = error
+    if closed is not None and not has_opened:
+        raise closed
+
+
+def _batches(rows: Iterable[SnapshotRow]) -> Iterator[list[Part]]:
+    """Yield parts that one answer can be about: one client's, and not too many."""
+    for _, group in groupby(rows, key=lambda row: row.client):
+        while parts := [Part(row) for row in islice(group, PATHS_MAX)]:
+            yield parts
+
+
+def _openable(session: Session, rows: list[SnapshotRow]) -> list[SnapshotRow]:
+    """Return the rows by client; with a key at hand, only those of its domain."""
+    text = session.key_text()
+    if text is not None:
+        from holdfast_cli.domain_keys import OpenedKey
+        from holdfast_cli.keys import domain_of
+
+        own = domain_of(session.api, OpenedKey.of_file(text).domain).name
+        rows = [row for row in rows if row.domain == own]
+    return sorted(rows, key=lambda row: row.client)
 
 
 def _snapshots(session: Session, client: str | None) -> Iterator[SnapshotRow]:
@@ -200,7 +211,7 @@ def _snapshots(session: Session, client: str | None) -> Iterator[SnapshotRow]:
 # --- printing
 def _print_entries(session: Session, rows: Iterator[dict[str, Any]], *, long: bool) -> int:
     if session.as_json:
-        print_json(list(rows))
+        print_json_rows(rows)
         return 0
     for row in rows:
         say(_long(row) if long else shown_path(row))
@@ -208,11 +219,11 @@ def _print_entries(session: Session, rows: Iterator[dict[str, Any]], *, long: bo
 
 
 def _long(row: dict[str, Any]) -> str:
-    mode = _mode(row)
-    target = f" -> {shown_path({'path': row['target']})}" if row.get("target") else ""
+    target = row.get("target")
+    arrow = f" -> {shown_name(target, row.get('target_b64'))}" if target else ""
     return (
-        f"{mode} {row['uid']:>6} {row['gid']:>6} {size(row['size']):>10} "
-        f"{row['mtime'][:19].replace('T', ' ')} {shown_path(row)}{target}"
+        f"{_mode(row)} {row['uid']:>6} {row['gid']:>6} {size(row['size']):>10} "
+        f"{moment(row['mtime'])}  {shown_path(row)}{arrow}"
     )
 
 

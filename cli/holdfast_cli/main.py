@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 
@@ -21,17 +22,18 @@ from holdfast_cli import (
     snapshots,
     tokens,
 )
-from holdfast_cli.command import Commands, connection_options
-from holdfast_cli.output import print_json, warn
+from holdfast_cli.command import Commands, all_connection_names, connection_options
+from holdfast_cli.output import print_error, say, warn
 from holdfast_cli.settings import VERSION
-from holdfast_contract.errors import HoldfastError, InternalError
+from holdfast_contract.errors import HoldfastError, InternalError, UsageError
+from holdfast_contract.text import printable
 
 INTERRUPTED = 130
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION, prog_name="holdfast")
-@connection_options
+@functools.partial(connection_options, shown=all_connection_names())
 def cli(**_: object) -> None:
     r"""Back up, browse and restore Kubernetes workloads.
 
@@ -47,8 +49,11 @@ def cli(**_: object) -> None:
 
     From elsewhere: holdfast login --server URL --ca FILE --token-file FILE.
     A snapshot is named by its id (6 digits or more), CLIENT@latest or CLIENT@TIME.
+    The options below may stand before or after a command.
     """
 
+
+cli.example = "holdfast backup shop/web-0"
 
 for module in (
     backup,
@@ -75,37 +80,40 @@ def main() -> int:
             args=sys.argv[1:], prog_name="holdfast", standalone_mode=False, obj=os.environ
         )
         return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        # No command is no wish to do anything: the help is the answer, as of kubectl and restic.
+        say(error.format_message())
+        return 0
     except click.exceptions.Abort:
         return INTERRUPTED
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
-        _tell("usage", error.format_message(), f"see {where or 'holdfast'} --help", 2, as_json)
-        return 2
+        wrong = UsageError(error.format_message(), hint=f"see {where or 'holdfast'} --help")
+        return _told(wrong, as_json=as_json)
     except HoldfastError as error:
-        _tell(error.code, error.message, error.hint, error.exit_code, as_json)
-        return error.exit_code
+        return _told(error, as_json=as_json)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of a pipe has gone: nothing more to say, and nobody to say it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
-        if os.environ.get("HOLDFAST_LOG_LEVEL") == "debug":
+        if "debug" in (os.environ.get("HOLDFAST_LOG_LEVEL"), *sys.argv):
             raise
         text = f"a defect of the command: {type(error).__name__}: {error}"
-        _tell(InternalError.code, text, "HOLDFAST_LOG_LEVEL=debug shows where", 1, as_json)
-        return InternalError.exit_code
+        defect = InternalError(text, hint="HOLDFAST_LOG_LEVEL=debug shows where")
+        return _told(defect, as_json=as_json)
 
 
-def _tell(code: str, message: str, hint: str, exit_code: int, as_json: bool) -> None:
+def _told(error: HoldfastError, *, as_json: bool) -> int:
+    """Tell an error on standard error; return its exit code."""
     if as_json:
-        row = {"type": "error", "code": code, "message": message, "hint": hint, "exit": exit_code}
-        print_json(row, sys.stderr)
-        return
-    warn(f"holdfast: {message}")
-    if hint:
-        warn(f"  {hint}")
+        print_error(error.code, error.message, error.hint, error.exit_code, details=error.details)
+        return error.exit_code
+    warn(f"holdfast: {printable(error.message)}")
+    candidates = error.details.get("candidates")
+    for candidate in candidates if isinstance(candidates, list) else ():
+        warn(f"    {printable(str(candidate))}")
+    if error.hint:
+        warn(f"  {printable(error.hint)}")
+    return error.exit_code
 
 
 if __name__ == "__main__":

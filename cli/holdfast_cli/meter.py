@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -14,11 +15,11 @@ _PATH_SHOWN_MAX = 40
 
 
 class TerminalMeter:
-    """One line for one job, drawn on standard error."""
+    """One line for each job, drawn on standard error."""
 
-    def __init__(self, row: JobRow) -> None:
+    def __init__(self, rows: Sequence[JobRow]) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(binary_units=True),
             TextColumn("{task.fields[files]:,} files"),
@@ -27,8 +28,12 @@ class TerminalMeter:
             console=Console(stderr=True),
             transient=True,
         )
-        title = f"{row.kind} {row.client}"
-        self._task = self._progress.add_task(title, total=None, files=0, current="")
+        self._tasks = {
+            row.id: self._progress.add_task(
+                f"{row.kind} {row.client}".strip(), total=None, files=0, current=""
+            )
+            for row in rows
+        }
 
     def __enter__(self) -> TerminalMeter:
         """Begin to draw."""
@@ -50,7 +55,7 @@ class TerminalMeter:
         if len(current) > _PATH_SHOWN_MAX:
             current = "..." + current[-_PATH_SHOWN_MAX + 3 :]
         self._progress.update(
-            self._task,
+            self._tasks[row.id],
             completed=row.progress.bytes,
             total=row.progress.bytes_total,
             files=row.progress.files,

@@ -22,7 +22,7 @@ from holdfast_contract.ids import new_ulid
 from holdfast_contract.protocol.control import Browse, Query, RestoreItem
 
 AWAY_SECONDS = 120.0
-"""How long a server that went away is waited for: a restart takes seconds, and a person looks on."""
+"""How long a server that went away is waited for: a restart takes seconds."""
 _PASSING = (Unreachable, TooMany, StoreFailed)
 
 

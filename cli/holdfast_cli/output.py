@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import chain, islice
 from typing import Any, TextIO
 
 import msgspec
@@ -17,6 +20,34 @@ def print_json(value: object, stream: TextIO | None = None) -> None:
     out = stream or sys.stdout
     out.write(msgspec.json.encode(value).decode() + "\n")
     out.flush()
+
+
+def print_json_rows(rows: Iterable[object]) -> None:
+    """Print rows as one JSON array, each as it comes: a tree may have millions of them.
+
+    Nothing is printed where the first row cannot be had; an error later leaves the array open.
+    """
+    given = iter(rows)
+    first = list(islice(given, 1))
+    out = sys.stdout
+    out.write("[")
+    for number, row in enumerate(chain(first, given)):
+        out.write((",\n" if number else "") + msgspec.json.encode(row).decode())
+    out.write("]\n")
+    out.flush()
+
+
+def print_error(  # noqa: PLR0913 - the fields of an error document
+    code: str, message: str, hint: str, exit_code: int, *, job: str = "", details: object = None
+) -> None:
+    """Print an error as one JSON document on standard error."""
+    row: dict[str, object] = {"type": "error", "code": code, "message": message}
+    row |= {"hint": hint, "exit": exit_code}
+    if job:
+        row["job"] = job
+    if details:
+        row["details"] = details
+    print_json(row, sys.stderr)
 
 
 def say(text: str) -> None:
@@ -75,5 +106,12 @@ def short(identifier: str | None) -> str:
 
 
 def shown_path(row: dict[str, Any]) -> str:
-    """Return the path of a row for people."""
-    return printable(str(row.get("path", "")))
+    """Return the path of a row for people: nothing in it acts on a terminal."""
+    return shown_name(str(row.get("path", "")), row.get("path_b64"))
+
+
+def shown_name(text: str, encoded: str | None) -> str:
+    """Return a name for people; `encoded` has its bytes (base64) where they are not UTF-8."""
+    if encoded is not None:
+        text = os.fsdecode(base64.b64decode(encoded))
+    return printable(text)

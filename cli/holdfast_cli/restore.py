@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from holdfast_cli.api import read_small_file
 from holdfast_cli.backup import rate
 from holdfast_cli.command import Session, command
-from holdfast_cli.output import say
+from holdfast_cli.ending import exit_code, finish
+from holdfast_cli.output import warn
 from holdfast_cli.references import Part, resolve
-from holdfast_cli.waiting import detached, wait_all
+from holdfast_cli.waiting import detached, follow, wait_all
 from holdfast_contract.errors import UsageError
 from holdfast_contract.protocol.control import Overwrite
 from holdfast_contract.protocol.http import JobCreateRestore, JobRow, JobsCreated
@@ -31,6 +34,7 @@ def register(group: click.Group) -> None:
             "holdfast restore 3fa1c2 --to shop/web-1 --target /restore --dry-run\n"
             "holdfast restore 3fa1c2 --local ./here --key-file shop.key"
         ),
+        shown=("key_file",),
     )
     @click.argument("references", nargs=-1, required=True, metavar="REF[:PATH]...")
     @click.option("--in-place", is_flag=True, help="to the original paths")
@@ -65,8 +69,12 @@ def register(group: click.Group) -> None:
         if given["local"] is not None:
             return _here(session, parts, given)
         request = _request(parts, given)
-        if given["delete"] and not (given["yes"] or given["dry_run"]) and sys.stdin.isatty():
-            _confirm(session, request)
+        if _asks(given):
+            trial = msgspec.structs.replace(request, dry_run=True)
+            tried = follow(session, session.api.send("POST", "/v1/jobs", JobsCreated, trial).jobs)
+            if any(exit_code(row) not in (0, 3) for row in tried):
+                return finish(session, tried)
+            _confirm(tried)
         rows = session.api.send("POST", "/v1/jobs", JobsCreated, request).jobs
         return detached(session, rows) if given["detach"] else wait_all(session, rows)
 
@@ -106,20 +114,21 @@ def _request(parts: list[Part], given: dict[str, Any]) -> JobCreateRestore:
     )
 
 
-def _confirm(session: Session, request: JobCreateRestore) -> None:
-    """Show what --delete would remove, and ask."""
-    import msgspec
+def _asks(given: dict[str, Any]) -> bool:
+    wants = given["delete"] and not (given["yes"] or given["dry_run"])
+    return bool(wants and sys.stdin.isatty())
 
-    trial = msgspec.structs.replace(request, dry_run=True)
-    rows = session.api.send("POST", "/v1/jobs", JobsCreated, trial).jobs
-    for row in rows:
-        ended: JobRow = row
-        while not ended.state.is_final:
-            ended = session.api.get(f"/v1/jobs/{row.id}", JobRow, wait=5)
-        deleted = (ended.result or {}).get("deleted", 0)
-        say(f"{row.client}: {deleted:,} entries would be removed")
-    if not click.confirm("go on?", default=False):
-        raise click.Abort
+
+def _confirm(tried: Sequence[JobRow]) -> None:
+    """Show what --delete would remove, and ask.
+
+    Raises:
+        Abort: the answer is no.
+    """
+    for row in tried:
+        deleted = (row.result or {}).get("deleted") or 0
+        warn(f"{row.client or 'here'}: {deleted:,} entries would be removed")
+    click.confirm("go on?", default=False, abort=True, err=True)
 
 
 def _here(session: Session, parts: list[Part], given: dict[str, Any]) -> int:
@@ -128,4 +137,9 @@ def _here(session: Session, parts: list[Part], given: dict[str, Any]) -> int:
     from holdfast_cli.local import restore_here  # the engine is only needed here
 
     text = read_small_file(session.key_file, "the key file")
-    return restore_here(session, parts, given, text)
+    if _asks(given):
+        trial = restore_here(session, parts, {**given, "dry_run": True}, text)
+        if exit_code(trial) not in (0, 3):
+            return finish(session, [trial])
+        _confirm([trial])
+    return finish(session, [restore_here(session, parts, given, text)])

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import click
 
-from holdfast_cli.command import Commands, Session, command
+from holdfast_cli.command import Session, all_connection_names, command, noun
 from holdfast_cli.output import facts, moment, print_json, say, size
 from holdfast_cli.settings import VERSION, program
 from holdfast_contract.protocol.http import DoctorRow, StatusRow
-from holdfast_contract.settings.files import choose_config_file
-from holdfast_contract.settings.show import show_json, show_text
-from holdfast_contract.settings.table import load
 
 _SHELLS = ("bash", "zsh", "fish")
 
@@ -61,15 +58,16 @@ def register(group: click.Group) -> None:
         say(maker(group, {}, "holdfast", "_HOLDFAST_COMPLETE").source())
         return 0
 
-    config = Commands("config", help="The command's own settings.")
-    group.add_command(config)
+    config = noun(
+        group, "config", text="The command's own settings.", example="holdfast config show"
+    )
 
-    @command(config, "show", example="holdfast config show")
+    @command(config, "show", example="holdfast config show", shown=all_connection_names())
     def show(session: Session) -> int:
         """Print every setting and where it came from."""
-        own = program(session.environ)
-        file = choose_config_file(flags={}, environ=session.environ, usual_path=own.config_path)
-        settings = load(own.table, flags={}, environ=session.environ, file=file)
+        from holdfast_contract.settings.show import show_json, show_text
+
+        own, settings = program(session.environ), session.loaded.settings
         if session.as_json:
             print_json(show_json(own, settings))
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from holdfast_cli.command import Commands, Session, command
+from holdfast_cli.command import Session, command, noun
 from holdfast_cli.output import facts, moment, print_json, say, short, size, table
 from holdfast_cli.references import resolve
 from holdfast_cli.waiting import detached, wait_all
@@ -59,8 +59,9 @@ def register(group: click.Group) -> None:
         rows = session.api.send("POST", "/v1/jobs", JobsCreated, request).jobs
         return detached(session, rows) if detach else wait_all(session, rows)
 
-    snapshot = Commands("snapshot", help="One snapshot.")
-    group.add_command(snapshot)
+    snapshot = noun(
+        group, "snapshot", text="One snapshot.", example="holdfast snapshot show 3fa1c2"
+    )
 
     @command(snapshot, "show", example="holdfast snapshot show 3fa1c2")
     @click.argument("reference", metavar="REF")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 
-from holdfast_cli.command import Commands, Session, command
+from holdfast_cli.command import Session, command, noun
 from holdfast_cli.output import moment, print_json, say, table
 from holdfast_cli.secrets import SecretFile
 from holdfast_contract.protocol.http import EnrolTokenCreate, TokenCreate, TokenRow
@@ -15,12 +16,20 @@ from holdfast_contract.settings.kinds import parse_duration
 
 def register(group: click.Group) -> None:
     """Add the commands of this module."""
-    enrol = Commands("enrol-token", help="One-time tokens with which agents become known.")
-    group.add_command(enrol)
+    enrol = noun(
+        group,
+        "enrol-token",
+        text="One-time tokens with which agents become known.",
+        example="holdfast enrol-token list",
+    )
     _add_enrol_create(enrol)
     _add_list_and_revoke(enrol, "/v1/enrol-tokens")
-    token = Commands("token", help="Tokens for people and programs.")
-    group.add_command(token)
+    token = noun(
+        group,
+        "token",
+        text="Tokens for people and programs.",
+        example="holdfast token list",
+    )
     _add_token_create(token)
     _add_list_and_revoke(token, "/v1/tokens")
 
@@ -68,7 +77,7 @@ def _create(session: Session, path: str, request: object, out: Path | None) -> N
         assert row.token is not None
         secret.write(row.token + "\n")
     if out is not None:
-        row.token = None
+        row.token = None  # it is in the file, and nowhere else
     if session.as_json:
         print_json(row)
     elif out is None:
@@ -78,9 +87,9 @@ def _create(session: Session, path: str, request: object, out: Path | None) -> N
 
 
 def _add_list_and_revoke(group: click.Group, path: str) -> None:
-    noun = group.name or ""
+    name = group.name or ""
 
-    @command(group, "list", example=f"holdfast {noun} list")
+    @command(group, "list", example=f"holdfast {name} list")
     def list_(session: Session) -> int:
         """List tokens; the secrets are not kept."""
         rows = list(session.api.rows(path, TokenRow))
@@ -93,12 +102,15 @@ def _add_list_and_revoke(group: click.Group, path: str) -> None:
             say("no tokens")
         return 0
 
-    @command(group, "revoke", example=f"holdfast {noun} revoke 01K8Z3...", prints_json=False)
+    @command(group, "revoke", example=f"holdfast {name} revoke 01K8Z3...")
     @click.argument("token_id", metavar="ID")
     def revoke(session: Session, token_id: str) -> int:
         """Revoke a token: it works no more, at once."""
-        session.api.delete(f"{path}/{token_id}")
-        say(f"{token_id} is revoked")
+        session.api.delete(f"{path}/{quote(token_id, safe='')}")
+        if session.as_json:
+            print_json({"id": token_id, "revoked": True})
+        else:
+            say(f"{token_id} is revoked")
         return 0
 
 

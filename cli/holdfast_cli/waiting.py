@@ -113,4 +113,3 @@ def meter_of(session: Session, rows: Sequence[JobRow]) -> AbstractContextManager
     from holdfast_cli.meter import TerminalMeter  # rich costs a tenth of a second
 
     return TerminalMeter(rows)
-

@@ -270,6 +270,22 @@ def test_an_unreadable_directory_in_the_way_is_listed_and_the_rest_restored() ->
     assert as_nobody(work) == [[["closed", "denied"]], "x"]
 
 
+def test_a_further_name_is_written_where_the_first_one_could_not_be() -> None:
+    def work(bench: RestoreBench) -> list[object]:
+        for name in ("closed", "open"):
+            (bench.volume / name).mkdir()
+        (bench.volume / "closed" / "first").write_bytes(b"x")
+        os.link(bench.volume / "closed" / "first", bench.volume / "open" / "second")
+        bench.backed_up()
+        (bench.volume / "open" / "second").unlink()
+        (bench.volume / "closed").chmod(0)
+        done = bench.restore()
+        (bench.volume / "closed").chmod(0o755)
+        return [(bench.volume / "open" / "second").read_text(), done.finished.not_exact_count]
+
+    assert as_nobody(work) == ["x", 1]
+
+
 # --- a hostile neighbour
 def test_a_directory_swapped_for_a_symlink_never_leads_out_of_the_target(
     bench: RestoreBench,

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from holdfast_agent.restore import execute
+from holdfast_agent.restore.failures import EntryFailed
 from holdfast_contract.errors import InvalidInput, NotFound
 from holdfast_contract.limits import MIB
 from holdfast_contract.protocol.control import JobState, Overwrite
@@ -295,6 +297,32 @@ def test_a_single_name_of_a_linked_file_is_a_file_of_its_own(bench: RestoreBench
     landed = under(bench.out, bench.volume) / "c" / "big too"
     assert landed.read_bytes() == (bench.volume / "a" / "big").read_bytes()
     assert (done.finished.state, landed.stat().st_nlink) == (JobState.COMPLETED, 1)
+
+
+def test_names_of_one_file_in_two_items_are_one_file_again(bench: RestoreBench) -> None:
+    os.link(bench.volume / "a" / "one", bench.volume / "c" / "one too")
+    bench.backed_up()
+    bench.restore([bench.volume / "a" / "one", bench.volume / "c"], bench.out)
+    landed = under(bench.out, bench.volume)
+    assert (landed / "a" / "one").stat().st_ino == (landed / "c" / "one too").stat().st_ino
+
+
+def test_a_name_that_cannot_be_linked_is_a_file_of_its_own_and_listed(
+    bench: RestoreBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.link(bench.volume / "a" / "big", bench.volume / "c" / "big too")
+    os.link(bench.volume / "a" / "one", bench.volume / "c" / "one too")
+    bench.backed_up()
+
+    def refused(*arguments: object) -> None:
+        raise EntryFailed("unreadable", "Too many links")
+
+    monkeypatch.setattr(execute, "make_link", refused)
+    done = bench.restore(target=bench.out)
+    listed = sorted((Path(row["path"]).name, row["reason"]) for row in done.result.not_exact)
+    assert listed == [("big too", "link"), ("one too", "link")]
+    found = differences(bench.volume, under(bench.out, bench.volume), ignore=(Aspect.LINKS,))
+    assert found == []
 
 
 # --- --delete

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -80,8 +81,12 @@ class Served:
             place.write_bytes(_empty_catalog())
         self.catalog: Catalog = open_catalog("sqlite:", self.folder, self.clock)
         hurry(self.catalog)
+        self.attach()
         self.repository = Repository(self.catalog, self.store, self.clock, self.random)
         self.repository.start()
+
+    def attach(self) -> None:
+        """Come between the repository and what it works with: for those who inherit."""
 
     def stop(self) -> None:
         self.catalog.close()
@@ -260,14 +265,14 @@ class Pod:
         )
 
     def finish(
-        self, session: Session, ids: Sequence[bytes], refs: bytes = b"", **changes: object
+        self, session: Session, ids: Sequence[bytes], refs: bytes = b"", **changes: Any
     ) -> Committed:
         """Send refs and manifest for `ids` and commit them."""
         self.put_refs(session, refs or full_refs(self.domain, ids))
         self.put_manifest(session, self.manifest(ids, **changes))
         return self.commit(session, self.served.repository.head(self.name).seq + 1)
 
-    def backup(self, ids: Sequence[bytes], **changes: object) -> SnapshotId:
+    def backup(self, ids: Sequence[bytes], **changes: Any) -> SnapshotId:
         """Send all of `ids` and commit a snapshot of them."""
         session = self.open()
         self.send(ids, session)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -100,11 +101,14 @@ def test_damaged_ids_come_ascending_and_in_pages(pod: Pod) -> None:
     with pod.served.catalog.read() as tx:
         known = chunks.copies(tx, key(pod), wanted)
     for chunk_id in wanted[1:4]:
-        pod.served.catalog.write(
-            lambda tx, copy=known[chunk_id][0]: chunks.set_state(
-                tx, key(pod), copy, before=[CopyState.LIVE], after=CopyState.DAMAGED
-            )
+        damage = partial(
+            chunks.set_state,
+            domain_key=key(pod),
+            copy=known[chunk_id][0],
+            before=[CopyState.LIVE],
+            after=CopyState.DAMAGED,
         )
+        assert pod.served.catalog.write(damage)
     with pod.served.catalog.read() as tx:
         assert chunks.damaged_ids(tx, key(pod)) == wanted[1:4]
         assert chunks.damaged_ids(tx, key(pod), after=wanted[1], limit=1) == [wanted[2]]

@@ -21,7 +21,7 @@ from holdfast_contract.errors import (
     Refused,
 )
 from holdfast_contract.format.manifest import snapshot_id
-from holdfast_contract.ids import ZERO_HASH
+from holdfast_contract.ids import ZERO_HASH, SnapshotId
 from holdfast_server.catalog import chunks, clients, domains, liveness, snapshots
 from holdfast_server.catalog.schema import CopyState, ObjectKind, SnapshotState
 from holdfast_server.catalog.schema import snapshots as snapshots_table
@@ -151,7 +151,7 @@ def test_the_receive_time_never_goes_back(served: Served, pod: Pod) -> None:
 # --- history
 
 
-def refused(pod: Pod, wanted: list[bytes], **changes: object) -> HoldfastError:
+def refused(pod: Pod, wanted: list[bytes], **changes: Any) -> HoldfastError:
     with pytest.raises(HoldfastError) as caught:
         pod.finish(sent(pod, wanted), wanted, **changes)
     return caught.value
@@ -264,9 +264,7 @@ def test_every_flipped_bit_of_a_manifest_is_refused(served: Served, pod: Pod) ->
         (name,) = served.repository.more_names(pod.name, session.id, "manifests", 1)
         pod.put_manifest(session, bytes(changed), name)
         with pytest.raises(HoldfastError):
-            served.repository.commit(
-                pod.name, session.id, manifest=name, refs=session.refs, seq=1
-            )
+            served.repository.commit(pod.name, session.id, manifest=name, refs=session.refs, seq=1)
     pod.put_manifest(session, manifest)
     assert pod.commit(session, 1).snapshot == snapshot_id(manifest)
 
@@ -320,7 +318,7 @@ def test_a_new_identity_ends_what_the_old_one_signed(served: Served, pod: Pod) -
 # --- what must be there
 
 
-def missing(pod: Pod, session: Session, wanted: list[bytes], **changes: object) -> MissingChunks:
+def missing(pod: Pod, session: Session, wanted: list[bytes], **changes: Any) -> MissingChunks:
     with pytest.raises(MissingChunks) as caught:
         pod.finish(session, wanted, **changes)
     return caught.value
@@ -593,9 +591,7 @@ def test_what_leaves_elsewhere_is_no_obstacle(
 # --- differences
 
 
-def based(
-    pod: Pod, wanted: list[bytes], base: tuple[str, list[bytes]], **changes: object
-) -> bytes:
+def based(pod: Pod, wanted: list[bytes], base: tuple[str, list[bytes]], **changes: Any) -> SnapshotId:
     session = pod.open()
     fresh = sorted(set(wanted) - set(base[1]))
     if fresh:
@@ -636,9 +632,7 @@ def test_only_an_own_standing_snapshot_can_be_a_base(served: Served, pod: Pod) -
         based(pod, wanted, (mine, wanted))
 
 
-def test_a_difference_to_another_list_than_the_bases_is_refused(
-    served: Served, pod: Pod
-) -> None:
+def test_a_difference_to_another_list_than_the_bases_is_refused(served: Served, pod: Pod) -> None:
     wanted = ids(5)
     base = served.repository.history.get(pod.backup(wanted[:3])).refs
     with pytest.raises(InvalidInput):

@@ -12,7 +12,7 @@ from holdfast_agent.crypto.records import seal_identity
 from holdfast_agent.jobs import backup_source
 from holdfast_agent.sources.findings import Finding, Reason
 from holdfast_agent.sources.reading import open_file
-from holdfast_agent.tree.entry import EntryFlag, EntryType
+from holdfast_agent.tree.entry import HOLE_CHUNK, EntryFlag, EntryType
 from holdfast_contract.errors import InvalidInput, NothingRead, OutsideRoots, WrongKey
 from holdfast_contract.limits import KIB, MIB
 from holdfast_contract.protocol.control import JobState
@@ -106,6 +106,23 @@ def test_equal_small_files_of_one_backup_are_stored_once(bench: BackupBench) -> 
     summary = bench.run().finished.summary
     assert (summary["bytes"], summary["bytes_new"]) == (4_000_000, 20_000)
     assert bench.restored() == on_disk(bench.volume)
+
+
+def test_equal_content_with_other_holes_is_not_taken_for_the_same_file(bench: BackupBench) -> None:
+    data = random.Random(9).randbytes(64 * KIB)
+    for name in ("a sparse", "c sparse"):
+        with (bench.volume / name).open("wb") as file:
+            file.write(data)
+            file.truncate(320 * KIB)
+    (bench.volume / "b full").write_bytes(data.ljust(320 * KIB, b"\0"))
+    bench.run()
+    holes = {}
+    for name in ("a sparse", "b full", "c sparse"):
+        found = bench.snapshot().find(os.fsencode(bench.volume / name)).entry
+        holes[name] = [e.length for e in found.content.extents if e.chunk == HOLE_CHUNK]
+    assert holes == {"a sparse": [256 * KIB], "b full": [], "c sparse": [256 * KIB]}
+    assert bench.restored() == on_disk(bench.volume)
+    bench.check_refs()
 
 
 def test_refs_keep_a_shared_chunk_when_one_of_its_files_goes_away(bench: BackupBench) -> None:

@@ -383,3 +383,12 @@ def test_a_pack_with_a_foreign_header_is_told_and_read_by_its_frames(
     code, target = world.restore(snapshot)
     assert code == 13
     assert len(contents(target)) == 5
+
+
+def test_bytes_between_the_frames_of_a_pack_are_told(world: World) -> None:
+    snapshot = world.store.snapshot(CLIENT, NODES)
+    path = world.objects("packs")[0]
+    good = path.read_bytes()
+    footer_at = len(good) - 40 - int.from_bytes(good[-8:-4], "little")
+    path.write_bytes(good[:footer_at] + b"more" + good[footer_at:])
+    assert world.restore(snapshot)[0] == 13

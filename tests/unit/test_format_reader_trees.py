@@ -185,6 +185,16 @@ def test_a_page_lies_behind_the_pages_that_it_names(world: World) -> None:
         assert world.restore(of_page(world, page, [], before=below))[0] == 13
 
 
+def test_a_page_that_names_a_sound_page_behind_it_is_refused(world: World) -> None:
+    below = two_entries(b"a", b"b")
+    page = folder_page(100, len(below))
+    page = folder_page(len(page), len(below))
+    tree = world.store.chunk(TREE, page + below)
+    places = [[tree, 0, len(page)]]
+    forged = world.store.snapshot(CLIENT, (), tree=places, forged_ids={tree}, files=9, dirs=9)
+    assert world.restore(forged)[0] == 13
+
+
 def test_a_directory_has_no_holes(world: World) -> None:
     page = page_of([[b"d", 2, 0o755, 0, 0, 0, 1, 0]], [], OWNERS, [[0, b"", [-1, 0, 100], None]])
     assert world.restore(of_page(world, page, []))[0] == 13

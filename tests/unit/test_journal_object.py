@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import msgspec
 import pytest
@@ -24,7 +25,7 @@ from tests.support.samples import flips, noise
 STORE = noise("store", 16)
 DOMAIN = noise("domain", 16)
 ULID = "01JD0000000000000000000000"
-OF_SNAPSHOT = {"time_ns": 7, "domain": DOMAIN, "snapshot": noise("s")}
+OF_SNAPSHOT: dict[str, Any] = {"time_ns": 7, "domain": DOMAIN, "snapshot": noise("s")}
 RECORDS: list[JournalRecord] = [
     said.StoreMade(time_ns=1, store_id=STORE),
     said.DomainStored(time_ns=2, domain=DOMAIN, name="shop", object=ULID, revision=1),
@@ -102,9 +103,9 @@ def test_every_truncation_is_found() -> None:
             pytest.fail(f"{length} bytes")
 
 
-def forged(**changes: object) -> bytes:
+def forged(**changes: Any) -> bytes:
     """Return the second object with other fields and a hash that fits."""
-    records: list[bytes] = changes.pop("raw", SECOND.records)  # type: ignore[assignment]
+    records: list[bytes] = changes.pop("raw", SECOND.records)
     body = msgspec.msgpack.encode([msgspec.Raw(record) for record in records])
     fields = {
         "magic": b"HFJN",
@@ -146,7 +147,7 @@ def forged(**changes: object) -> bytes:
     ids=str,
 )
 def test_what_contradicts_itself_is_refused_although_its_hash_fits(
-    changes: dict[str, object],
+    changes: dict[str, Any],
 ) -> None:
     with pytest.raises(InvalidInput):
         decode_journal(forged(**changes))
@@ -161,7 +162,7 @@ def test_a_forged_object_without_a_change_is_accepted() -> None:
     [{"version": 2}, {"raw": [msgspec.msgpack.encode(("later", {"time_ns": 1}))]}],
     ids=["version", "type"],
 )
-def test_what_a_newer_version_wrote_is_called_so(changes: dict[str, object]) -> None:
+def test_what_a_newer_version_wrote_is_called_so(changes: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedVersion):
         decode_journal(forged(**changes))
 

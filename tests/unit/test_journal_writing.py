@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from holdfast_contract.errors import NoSpace, StoreFailed
+from holdfast_contract.ids import ObjectName
 from holdfast_contract.limits import JOURNAL_RECORDS_MAX
 from holdfast_server.catalog import outbox, state
 from holdfast_server.catalog.state import ServerState
@@ -46,10 +49,7 @@ def pin(number: int) -> bytes:
 
 def add(served: Served, *bodies: bytes) -> int:
     """Put records into the outbox, each in the transaction that would make it true."""
-    last = 0
-    for body in bodies:
-        last = served.catalog.write(lambda tx, body=body: outbox.append(tx, body))
-    return last
+    return [served.catalog.write(partial(outbox.append, body=body)) for body in bodies][-1]
 
 
 def objects(served: Served) -> list[JournalObject]:
@@ -154,11 +154,11 @@ def lost_answer(served: Served, journal: Journal, *bodies: bytes) -> int:
     last = add(served, *bodies)
     put = served.memory.finish
 
-    def lose(name: object, content: bytes) -> None:
-        put(name, content)  # type: ignore[arg-type]
+    def lose(name: ObjectName, content: bytes) -> None:
+        put(name, content)
         raise StoreFailed("the answer is lost")
 
-    served.memory.finish = lose  # type: ignore[method-assign,assignment]
+    served.memory.finish = lose  # type: ignore[method-assign]
     with pytest.raises(StoreFailed):
         journal.flush(last)
     served.memory.finish = put  # type: ignore[method-assign]
@@ -200,7 +200,7 @@ def test_an_adopted_object_is_made_durable_before_it_counts(
     assert ("settle", 1) in seen
 
 
-def foreign(served: Served, **changes: object) -> bytes:
+def foreign(served: Served, **changes: Any) -> bytes:
     """Return what another writer could have put behind the last object."""
     known = now(served)
     assert known.store_id is not None
@@ -226,7 +226,7 @@ def foreign(served: Served, **changes: object) -> bytes:
     ids=["record", "number", "chain", "store", "first"],
 )
 def test_anothers_object_in_the_way_stops_the_writer(
-    served: Served, journal: Journal, changes: dict[str, object]
+    served: Served, journal: Journal, changes: dict[str, Any]
 ) -> None:
     last = add(served, pin(1))
     served.memory.objects[journal_name(2)] = foreign(served, **changes)

@@ -97,6 +97,14 @@ def test_the_same_damage_of_one_directory_is_told_once() -> None:
     assert (tally.damaged_count, tally.objects) == (1, ["packs/x"])
 
 
+def test_rows_end_where_a_result_has_no_room_and_the_rest_is_counted() -> None:
+    tally = Tally(JobProgress())
+    for number in range(5000):
+        tally.differs(b"/%d/" % number + b"x" * 8000, "mode", "lost")
+    assert tally.not_exact_count == 5000
+    assert 1000 < len(tally.not_exact) < 2200
+
+
 # --- pipeline
 class Reader:
     """Opens chunks by naming them; notes what was asked for, and by which thread."""

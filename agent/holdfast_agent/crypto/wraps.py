@@ -28,6 +28,7 @@ _SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _KEY_BYTES: Final = 32
 _EPOCH_NUMBER_MAX: Final = (1 << 32) - 1
 _RECIPIENT_WORD: Final = "holdfast-recipient-1"
+_PRIVATE_WORD: Final = "holdfast-private-1"
 _RECOVERY_WORD: Final = "holdfast-recovery-1"
 _RECOVERY_HEAD: Final = """\
 {word}
@@ -55,6 +56,11 @@ class Recovery:
     def recipient(self) -> bytes:
         """The public key that the wraps are sealed to."""
         return public_key_of(self.private_key)
+
+
+def new_private_key() -> bytes:
+    """Return a new X25519 private key, 32 bytes."""
+    return X25519PrivateKey.generate().private_bytes_raw()
 
 
 def public_key_of(private_key: bytes) -> bytes:
@@ -104,7 +110,7 @@ def unwrap_keys(domain_id: DomainId, wrap: Wrap, private_key: bytes) -> KeyMater
 
 def new_recovery(name: str, material: KeyMaterial) -> tuple[Recovery, Wrap]:
     """Return a recovery file's content with a new private key, and the domain record's wrap."""
-    private_key = X25519PrivateKey.generate().private_bytes_raw()
+    private_key = new_private_key()
     keys = DomainKeys(material)
     recovery = Recovery(name, material.domain_id, keys.key_check, private_key)
     wrap = wrap_keys(material, recovery.recipient)
@@ -183,7 +189,15 @@ def recover(recovery_text: str, more_wraps: Iterable[Wrap] = ()) -> KeyMaterial:
         InvalidInput, UnsupportedVersion: not a recovery file.
         WrongKey: no wrap opens to the key that the file's key check names.
     """
-    recovery = parse_recovery_file(recovery_text)
+    return recover_keys(parse_recovery_file(recovery_text), more_wraps)
+
+
+def recover_keys(recovery: Recovery, more_wraps: Iterable[Wrap] = ()) -> KeyMaterial:
+    """Return a domain's keys from what a recovery file says; see `recover`.
+
+    Raises:
+        WrongKey: no wrap opens to the key that the key check names.
+    """
     mine = [wrap for wrap in more_wraps if wrap.recipient == recovery.recipient]
     found: list[KeyMaterial] = []
     for wrap in (*recovery.wraps, *mine):
@@ -195,7 +209,7 @@ def recover(recovery_text: str, more_wraps: Iterable[Wrap] = ()) -> KeyMaterial:
             found.append(material)
     if not found:
         raise WrongKey(
-            "no wrapped key opens to the one that the recovery file names",
+            "no wrapped key opens to the one that the key check names",
             hint="the file is damaged, or was changed",
         )
     return max(found, key=lambda material: (material.newest_epoch, len(material.epochs)))
@@ -214,9 +228,39 @@ def parse_recipient_file(text: str) -> bytes:
         InvalidInput: not a recipient file, or mistyped.
         UnsupportedVersion: a recipient file of another version.
     """
-    word, _, value = text.strip().partition(" ")
-    if word != _RECIPIENT_WORD:
-        if word.startswith("holdfast-recipient-"):
-            raise UnsupportedVersion("this version of recipient files is unknown")
-        raise InvalidInput("not a recipient file", hint=f"one line: {_RECIPIENT_WORD} HEX")
+    value = _one_line(text, _RECIPIENT_WORD, "recipient file")
     return decode_hex(value, _KEY_BYTES, "the recipient")
+
+
+def format_private_file(private_key: bytes) -> str:
+    """Return the text of a recipient's private file. It is a secret."""
+    assert len(private_key) == _KEY_BYTES
+    return f"{_PRIVATE_WORD} {base64.b64encode(private_key).decode()}\n"
+
+
+def is_private_file(text: str) -> bool:
+    """Tell whether a text is a recipient's private file, of any version, and no recovery file."""
+    return text.lstrip().startswith(_PRIVATE_WORD.rstrip("1"))
+
+
+def parse_private_file(text: str) -> bytes:
+    """Return the X25519 private key of a recipient's private file.
+
+    Raises:
+        InvalidInput: not such a file, or mistyped.
+        UnsupportedVersion: a private file of another version.
+    """
+    value = _one_line(text, _PRIVATE_WORD, "private file")
+    private_key = decode_base64(value, "the private key")
+    if len(private_key) != _KEY_BYTES:
+        raise InvalidInput("the private key is not 32 bytes")
+    return private_key
+
+
+def _one_line(text: str, word: str, what: str) -> str:
+    found, _, value = text.strip().partition(" ")
+    if found != word:
+        if found.startswith(word.rstrip("1")):
+            raise UnsupportedVersion(f"this version of {what}s is unknown")
+        raise InvalidInput(f"not a {what}", hint=f"one line that begins with {word}")
+    return value

@@ -7,7 +7,7 @@ patterns, the key, paths that a snapshot does not have.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,7 +34,7 @@ from holdfast_agent.restore.pipeline import Pipeline, batch_bytes
 from holdfast_agent.restore.plan import Planner
 from holdfast_agent.restore.readback import ReadBack
 from holdfast_agent.restore.selection import Selection, hidden_by
-from holdfast_agent.restore.steps import Portion, Step
+from holdfast_agent.restore.steps import LinkGroup, Portion, Step
 from holdfast_agent.restore.tally import NotExactRow, Tally
 from holdfast_agent.snapshots.chunks import ChunkReader
 from holdfast_agent.snapshots.snapshot import Snapshot
@@ -111,6 +111,7 @@ def run_restore(  # noqa: PLR0913 - effects and limits of the caller, each by it
 # --- before anything is written
 def _portions(job: _Job, source: ChunkSource) -> list[Portion]:
     snapshots: dict[bytes, Snapshot] = {}
+    groups: dict[bytes, dict[bytes, LinkGroup]] = {}
     portions = []
     for item in _distinct(job.order.items):
         job.cancel.check()
@@ -118,7 +119,10 @@ def _portions(job: _Job, source: ChunkSource) -> list[Portion]:
             snapshots[item.snapshot] = Snapshot(
                 item.snapshot, keys=job.keys, source=source, chunks=job.reader
             )
-        portions.append(_portion(job, snapshots[item.snapshot], item))
+        portion = _portion(job, snapshots[item.snapshot], item)
+        # Names of one file may lie in several items.
+        portion.groups = groups.setdefault(item.snapshot, portion.groups)
+        portions.append(portion)
     _tell_totals(job, portions)
     return portions
 
@@ -173,20 +177,19 @@ def _restore(job: _Job, portions: list[Portion], destination: Destination) -> No
     check = ContentCheck(job.keys, job.reader, job.cancel)
     deletion = Deletion(job.tally, job.cancel, dry_run=job.order.dry_run)
     if job.order.dry_run:
-        prediction = Prediction(job.tally, deletion)
+        planner = _planner(job, destination, check, Prediction(job.tally, deletion))
         for portion in portions:
-            _planner(job, destination, check, prediction).plan(portion)
+            planner.plan(portion)
         return
     execution = Execution(job.tally, deletion, keys=job.keys, reader=job.reader, check=check)
-    with ExitStack() as stack:
-        stack.callback(execution.close)
-        pipeline = stack.enter_context(
-            Pipeline(
-                job.reader, execution, cancel=job.cancel, bytes_max=batch_bytes(job.memory_max)
-            )
-        )
+    bytes_max = batch_bytes(job.memory_max)
+    with (
+        closing(execution),
+        Pipeline(job.reader, execution, cancel=job.cancel, bytes_max=bytes_max) as pipeline,
+    ):
+        planner = _planner(job, destination, check, pipeline.put)
         for portion in portions:
-            _planner(job, destination, check, pipeline.put).plan(portion)
+            planner.plan(portion)
             # A later item may meet what an earlier one has written.
             pipeline.drain()
     job.progress.phase("finalizing")
@@ -201,10 +204,8 @@ def _restore(job: _Job, portions: list[Portion], destination: Destination) -> No
 def _planner(
     job: _Job, destination: Destination, check: ContentCheck, emit: Callable[[Step], None]
 ) -> Planner:
-    overwrite = job.order.overwrite
-    decider = Decider(
-        check, overwrite=overwrite, tally=job.tally, emit=emit, dry_run=job.order.dry_run
-    )
+    overwrite, dry_run = job.order.overwrite, job.order.dry_run
+    decider = Decider(check, overwrite=overwrite, tally=job.tally, emit=emit, dry_run=dry_run)
     return Planner(
         destination,
         decider,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -26,6 +27,10 @@ TYPE_NAMES = {
 }
 """Words of `ls`, `diff` and plans."""
 _OBJECTS_NAMED_MAX = 8
+_ROWS_BYTES_MAX = 16 * limits.MIB
+"""Of all rows together: paths may be longer than 4,096 bytes each, a result has 64 MiB."""
+_ROW_BYTES = 160
+"""What a row takes beside its path."""
 
 
 class Action(StrEnum):
@@ -78,6 +83,7 @@ class Tally:
     objects: list[str] = field(default_factory=list)
     """The first damaged objects, each once."""
     plan: list[dict[str, Any]] = field(default_factory=list)
+    _room: int = _ROWS_BYTES_MAX
 
     def done(self, action: Action, found: Found, *, counts_bytes: bool = True) -> None:
         """Count one entry of the snapshot; `counts_bytes` is false for a further name of a file."""
@@ -115,7 +121,7 @@ class Tally:
     def differs(self, path: bytes, reason: str, message: str) -> None:
         """List one thing that is not as in the snapshot."""
         self.not_exact_count += 1
-        if len(self.not_exact) < limits.REPORTED_NAMES_MAX:
+        if self._has_room(self.not_exact, path):
             self.not_exact.append(NotExactRow(path, reason, message))
 
     def broke(self, path: bytes, damage: Damaged) -> None:
@@ -127,14 +133,20 @@ class Tally:
         self.damaged_count += 1
         if name and name not in self.objects and len(self.objects) < _OBJECTS_NAMED_MAX:
             self.objects.append(name)
-        if len(self.damaged) < limits.REPORTED_NAMES_MAX:
+        if self._has_room(self.damaged, path):
             self.damaged.append(row)
 
     def _tell(self, action: Action, path: bytes, kind: str, size: int) -> None:
-        if (
-            self.wants_plan
-            and action is not Action.UNCHANGED
-            and len(self.plan) < limits.REPORTED_NAMES_MAX
-        ):
+        if not self.wants_plan or action is Action.UNCHANGED:
+            return
+        if self._has_room(self.plan, path):
             row = {"action": action.value, **path_fields(path), "type": kind, "bytes": size}
             self.plan.append(row)
+
+    def _has_room(self, rows: Sized, path: bytes) -> bool:
+        """Take the room for one more row; False when it is only to be counted."""
+        size = len(path) + _ROW_BYTES
+        if len(rows) >= limits.REPORTED_NAMES_MAX or size > self._room:
+            return False
+        self._room -= size
+        return True
