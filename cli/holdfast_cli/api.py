@@ -114,6 +114,17 @@ def client_path(name: str) -> str:
     return f"/v1/clients/{quote(domain, safe='')}/{quote(rest, safe='')}"
 
 
+def check_client_known(api: Api, name: str | None) -> None:
+    """Return when there is such a client, or none was named: an empty list means two things.
+
+    Raises:
+        NotFound: the server does not know it.
+        UsageError: not DOMAIN/NAME.
+    """
+    if name is not None:
+        api.get(client_path(name), http.ClientRow)
+
+
 def row_of(item: object, kind: type[_T]) -> _T:
     """Return one item of a list as a `kind`.
 

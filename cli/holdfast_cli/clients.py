@@ -81,9 +81,10 @@ def _add_ends(client: click.Group) -> None:
     @command(client, "accept", example="holdfast client accept shop/web-0")
     @click.argument("name")
     def accept(session: Session, name: str) -> int:
-        """Accept the server's history where the agent remembers a newer one.
+        """Accept the server's older history.
 
-        The client starts a new lineage that names both; it is recorded.
+        For a client whose agent remembers a newer one than the server has. The client starts a
+        new lineage that names both; it is recorded.
         """
         path = f"{client_path(name)}/accept"
         _print(session, session.api.send("POST", path, ClientRow, ClientAccept()))

@@ -112,17 +112,15 @@ class Commands(click.Group):
 
 def noun(group: click.Group, name: str, *, text: str, example: str) -> Commands:
     """Add and return a group of commands about one thing."""
-    made = Commands(
-        name, help=text, callback=connection_options(_nothing), params=[], no_args_is_help=True
-    )
-    made.params = list(getattr(made.callback, "__click_params__", []))[::-1]
+
+    @connection_options
+    def take_flags(**_: object) -> None:
+        """Let flags stand before the group's command: the command reads them itself."""
+
+    made: Commands = click.group(name, cls=Commands, help=text)(take_flags)
     made.example = example
     group.add_command(made)
     return made
-
-
-def _nothing(**_: object) -> None:
-    """Take the flags that stand before a group's command: the command reads them itself."""
 
 
 def connection_options(function: _F, *, shown: tuple[str, ...] = ()) -> _F:

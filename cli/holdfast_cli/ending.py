@@ -79,7 +79,7 @@ def print_end(session: Session, row: JobRow) -> None:
     """Tell a person how a job ended."""
     summary = row.result or {}
     say(_headline(row, summary))
-    if not session.quiet and summary.get("files") is not None:
+    if not session.quiet and _has_counts(row, summary):
         _say_counts(row.kind, summary)
     if row.kind == "backup" and row.snapshot:
         say(f"  snapshot {row.snapshot}")
@@ -92,11 +92,18 @@ def print_end(session: Session, row: JobRow) -> None:
 
 
 def _headline(row: JobRow, summary: dict[str, Any]) -> str:
-    head = " of ".join(filter(None, (row.kind, row.client))) + f": {row.state.value}"
-    if summary.get("files") is None or row.state is JobState.CANCELLED:
+    head = " of ".join(filter(None, (row.kind, row.client)))
+    head += f"{' (dry run)' if 'plan' in summary else ''}: {row.state.value}"
+    if not _has_counts(row, summary):
         return head
     counts = f"{summary['files']:,} files, {size(int(summary.get('bytes') or 0))}"
     return f"{head}, {counts} in {float(summary.get('seconds') or 0):.1f} s"
+
+
+def _has_counts(row: JobRow, summary: dict[str, Any]) -> bool:
+    """Tell whether numbers say anything: not where nothing was done."""
+    is_done = row.state in (JobState.COMPLETED, JobState.COMPLETED_WITH_SKIPS)
+    return summary.get("files") is not None and (is_done or bool(summary["files"]))
 
 
 def _say_counts(kind: str, summary: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from holdfast_cli.api import row_of
+from holdfast_cli.api import check_client_known, row_of
 from holdfast_cli.command import Session, command
 from holdfast_cli.output import moment, print_json, say
 from holdfast_contract.protocol.http import EventRow, Listing
@@ -20,8 +20,10 @@ def register(group: click.Group) -> None:
     @click.option("--client", help="only events of this client")
     @click.option("--follow", is_flag=True, help="go on with new ones until Ctrl-C")
     def events(session: Session, client: str | None, follow: bool) -> int:
-        """Show what an administrator may want to know, oldest first."""
+        """Show what happened, oldest first."""
         rows = list(session.api.rows("/v1/events", EventRow, client=client))
+        if not rows:
+            check_client_known(session.api, client)
         if not follow:
             _print(session, rows)
             return 0

@@ -7,6 +7,7 @@ from urllib.parse import quote
 import click
 import msgspec
 
+from holdfast_cli.api import check_client_known
 from holdfast_cli.command import Session, command, noun
 from holdfast_cli.ending import exit_code, print_end
 from holdfast_cli.forgotten import with_names
@@ -39,6 +40,8 @@ def register(group: click.Group) -> None:
         """List jobs, newest first."""
         query = {"client": client, "state": state}
         rows = list(session.api.rows("/v1/jobs", JobRow, most=latest, **query))
+        if not rows:
+            check_client_known(session.api, client)
         if session.as_json:
             print_json([_plain(row) for row in rows])
         elif rows:

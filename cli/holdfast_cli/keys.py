@@ -45,7 +45,10 @@ def _add_check(key: click.Group) -> None:
     @command(key, "check", example="holdfast key check shop.key")
     @click.argument("file", type=_PATH)
     def check(session: Session, file: Path) -> int:
-        """Tell whose key a file holds and whether the server's domain is its own."""
+        """Tell whose key a file holds.
+
+        Exits 12 when it is not the key of a domain of this server.
+        """
         from holdfast_cli.domain_keys import OpenedKey
 
         opened = OpenedKey.of_file(read_small_file(file, "the key file"))
@@ -157,9 +160,10 @@ def _add_recipients_create(group: click.Group) -> None:
     )
     @click.option("--out", type=_PATH, required=True, help="recipient file to write; no secret")
     def create(session: Session, private_out: Path, out: Path) -> int:
-        """Make a pair of files by which you can recover keys of domains, also later ones.
+        """Make a pair of files to recover keys with.
 
-        Keep the private file offline; give the recipient file to whoever makes domains.
+        One pair serves any number of domains, also later ones. Keep the private file offline; give
+        the recipient file to whoever makes domains.
         """
         from holdfast_cli.domain_keys import new_recipient
 
@@ -179,7 +183,10 @@ def _add_recipients(group: click.Group) -> None:
     @command(group, "list", example="holdfast key recipients list --domain shop")
     @click.option("--domain", required=True, help="the domain's name")
     def list_(session: Session, domain: str) -> int:
-        """List who can recover the key: public keys, as recipient files hold them."""
+        """List who can recover the key.
+
+        They are public keys, as recipient files hold them.
+        """
         row = session.api.get(f"/v1/domains/{check_domain_name(domain)}", DomainRow)
         if session.as_json:
             print_json(row.recipients)
@@ -196,7 +203,10 @@ def _add_recipients(group: click.Group) -> None:
     )
     @click.argument("file", type=_PATH)
     def add(session: Session, file: Path) -> int:
-        """Let the owner of a recipient file recover the key; needs the key file."""
+        """Let one more recipient recover the key.
+
+        Needs the domain's key file.
+        """
         recipient = read_small_file(file, "the recipient file")
         opened, name = _opened(session)
         return _put(session, name, opened.with_recipient(_record(session.api, name), recipient))

@@ -118,7 +118,8 @@ def restore_order(parts: list[Part], given: dict[str, Any]) -> Restore:
     return Restore(
         job=new_ulid(),
         items=[part.item() for part in parts],
-        target=os.fsencode(given["local"].absolute()),
+        # A person's own directory: links on the way to it are theirs.
+        target=os.fsencode(given["local"].resolve()),
         include=list(given["include"]),
         exclude=list(given["exclude"]),
         strip=given["strip"],

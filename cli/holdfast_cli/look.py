@@ -15,13 +15,13 @@ from typing import Any, BinaryIO
 import click
 
 from holdfast_cli.answers import asked_bytes, asked_rows, parsed
-from holdfast_cli.api import client_path, path_argument
+from holdfast_cli.api import check_client_known, path_argument
 from holdfast_cli.command import Session, command
 from holdfast_cli.output import moment, print_json_rows, say, shown_name, shown_path, size
 from holdfast_cli.references import Part, resolve
 from holdfast_contract.errors import Conflict, NotAtHand, UsageError
 from holdfast_contract.limits import PATHS_MAX
-from holdfast_contract.protocol.http import ClientRow, QueryCreate, SnapshotRow
+from holdfast_contract.protocol.http import QueryCreate, SnapshotRow
 
 _LETTERS = {
     "directory": "d",
@@ -59,7 +59,10 @@ def register(group: click.Group) -> None:
     @click.argument("pattern")
     @click.option("--client", "clients", multiple=True, help="only snapshots of this client")
     def find(session: Session, pattern: str, clients: tuple[str, ...]) -> int:
-        """Find files in all snapshots by a pattern for the name, or, with a slash, the path."""
+        """Find files by name in all snapshots.
+
+        The pattern is for the name, or, with a slash in it, for the whole path.
+        """
         rows = _found(session, pattern, clients)
         if session.as_json:
             print_json_rows(rows)
@@ -89,7 +92,10 @@ def register(group: click.Group) -> None:
     @click.argument("reference", metavar="REF:PATH")
     @click.option("--out", type=click.Path(path_type=Path), help="file to write; must not exist")
     def dump(session: Session, reference: str, out: Path | None) -> int:
-        """Write one file's content to standard output or a file."""
+        """Write one file's content to standard output.
+
+        Needs the key file, or a pod that shows content (HOLDFAST_BROWSE=content).
+        """
         if out is not None and out.exists():
             raise Conflict(f"{out} exists already", hint="name another file")
         pieces = _dumped(session, resolve(session.api, reference))
@@ -168,7 +174,7 @@ def _found(session: Session, pattern: str, clients: tuple[str, ...]) -> Iterator
         NotAtHand: not one snapshot can be opened.
     """
     for client in clients:
-        session.api.get(client_path(client), ClientRow)
+        check_client_known(session.api, client)
     rows = [row for client in clients or (None,) for row in _snapshots(session, client)]
     closed: NotAtHand | None = None
     has_opened = False

@@ -31,26 +31,30 @@ from holdfast_contract.text import printable
 INTERRUPTED = 130
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+_HELP = """Back up, browse and restore Kubernetes workloads.
+
+\b
+First steps, on the server's own host:
+  export HOLDFAST_DATA=DIR          the server's data directory
+  holdfast domain create shop --key-out shop.key --recovery-out shop.recovery
+  holdfast enrol-token create shop --client shop/web-0 --out web-0.token
+  holdfast-agent ...                with that key and token: see its --help
+  holdfast backup shop/web-0
+  holdfast ls shop/web-0@latest
+  holdfast restore shop/web-0@latest:/data/file --in-place
+
+\b
+From elsewhere: holdfast login --server URL --ca FILE --token-file FILE
+A snapshot is named by its id (6 digits or more), CLIENT@latest or CLIENT@TIME.
+The options below may stand before or after a command.
+"""
+
+
+@click.group(cls=Commands, help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION, prog_name="holdfast")
 @functools.partial(connection_options, shown=all_connection_names())
 def cli(**_: object) -> None:
-    r"""Back up, browse and restore Kubernetes workloads.
-
-    \b
-    First steps, on the server's own host:
-      export HOLDFAST_DATA=DIR                      the server's data directory
-      holdfast domain create shop --key-out shop.key --recovery-out shop.recovery
-      holdfast enrol-token create shop --client shop/web-0 --out web-0.token
-      holdfast-agent ...                            with that key and token, see its --help
-      holdfast backup shop/web-0
-      holdfast ls shop/web-0@latest
-      holdfast restore shop/web-0@latest:/data/file --in-place
-
-    From elsewhere: holdfast login --server URL --ca FILE --token-file FILE.
-    A snapshot is named by its id (6 digits or more), CLIENT@latest or CLIENT@TIME.
-    The options below may stand before or after a command.
-    """
+    """Take the flags that stand before the command: the command reads them itself."""
 
 
 cli.example = "holdfast backup shop/web-0"
@@ -61,13 +65,13 @@ for module in (
     snapshots,
     look,
     jobs,
+    events,
     clients,
+    tokens,
     domains,
     keys,
-    tokens,
-    events,
-    service,
     login,
+    service,
 ):
     module.register(cli)
 

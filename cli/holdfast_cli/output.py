@@ -37,7 +37,7 @@ def print_json_rows(rows: Iterable[object]) -> None:
     out.flush()
 
 
-def print_error(  # noqa: PLR0913 - the fields of an error document
+def print_error(
     code: str, message: str, hint: str, exit_code: int, *, job: str = "", details: object = None
 ) -> None:
     """Print an error as one JSON document on standard error."""

@@ -6,7 +6,7 @@ import click
 
 from holdfast_cli.command import Session, all_connection_names, command, noun
 from holdfast_cli.output import facts, moment, print_json, say, size
-from holdfast_cli.settings import VERSION, program
+from holdfast_cli.settings import CONTEXT, VERSION, program, read_context
 from holdfast_contract.protocol.http import DoctorRow, StatusRow
 
 _SHELLS = ("bash", "zsh", "fish")
@@ -27,7 +27,10 @@ def register(group: click.Group) -> None:
 
     @command(group, "doctor", example="holdfast doctor")
     def doctor(session: Session) -> int:
-        """Check the server, its store and its catalog; exit 1 when something fails."""
+        """Check the server, its store and its catalog.
+
+        Exits 1 when a check fails.
+        """
         rows = list(session.api.rows("/v1/doctor", DoctorRow))
         if session.as_json:
             print_json(rows)
@@ -68,10 +71,14 @@ def register(group: click.Group) -> None:
         from holdfast_contract.settings.show import show_json, show_text
 
         own, settings = program(session.environ), session.loaded.settings
+        saved = read_context(session.environ, settings[CONTEXT])
         if session.as_json:
-            print_json(show_json(own, settings))
+            print_json({**show_json(own, settings), "saved_context": saved or None})
         else:
             say(show_text(own, settings).rstrip())
+            if saved:
+                say("\nsaved context, for what is not set above:")
+                facts(list(saved.items()))
         return 0
 
 

@@ -196,8 +196,9 @@ def save_context(environ: Mapping[str, str], name: str, place: Place) -> Path:
     if place.ca:
         lines.append(("ca", str(place.ca.absolute())))
     path = _context_file(environ, name)
-    path.write_text("".join(f"{key} = {_quoted(value)}\n" for key, value in lines))
-    (folder / "current").write_text(name + "\n")
+    text = "".join(f"{key} = {_quoted(value)}\n" for key, value in lines)
+    path.write_text(text, encoding="utf-8")
+    (folder / "current").write_text(name + "\n", encoding="utf-8")
     return path
 
 
@@ -213,11 +214,15 @@ def read_context(environ: Mapping[str, str], name: str | None) -> dict[str, str]
     if name is None:
         if not current.exists():
             return {}
-        name = current.read_text().strip()
+        name = current.read_text(encoding="utf-8", errors="replace").strip()
     path = _context_file(environ, name)
     if not path.exists():
         raise NotFound(f"no saved context {name!r}", hint="holdfast login --name NAME saves one")
-    return {k: v for k, v in tomllib.loads(path.read_text()).items() if isinstance(v, str)}
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise UsageError(f"{path} is not a saved context: {exc}") from exc
+    return {"context": name, **{k: v for k, v in found.items() if isinstance(v, str)}}
 
 
 def _context_file(environ: Mapping[str, str], name: str) -> Path:

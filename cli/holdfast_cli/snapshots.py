@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from holdfast_cli.api import check_client_known
 from holdfast_cli.command import Session, command, noun
 from holdfast_cli.output import facts, moment, print_json, say, short, size, table
 from holdfast_cli.references import resolve
@@ -40,6 +41,8 @@ def register(group: click.Group) -> None:
                 latest=latest,
             )
         )
+        if not rows:
+            check_client_known(session.api, client)
         if session.as_json:
             print_json(rows)
         elif rows:
@@ -53,7 +56,10 @@ def register(group: click.Group) -> None:
     @click.option("--to", help="client whose agent does it (default: the snapshot's own)")
     @click.option("--detach", is_flag=True, help="print the job's id and do not wait")
     def verify(session: Session, reference: str, to: str | None, detach: bool) -> int:
-        """Have an agent open every chunk of a snapshot and compare all ids."""
+        """Prove a snapshot: an agent opens every chunk.
+
+        Compares all ids and the content of every file with what the snapshot says.
+        """
         part = resolve(session.api, reference)
         request = JobCreateVerify(snapshot=part.snapshot.id, to=to)
         rows = session.api.send("POST", "/v1/jobs", JobsCreated, request).jobs
@@ -76,12 +82,12 @@ def register(group: click.Group) -> None:
 
 
 def _print_rows(rows: list[SnapshotRow]) -> None:
-    head = ("ID", "CLIENT", "TIME", "STATE", "FILES", "SIZE", "NEW", "PATHS")
+    head = ("ID", "CLIENT", "TIME", "STATE", "FILES", "SIZE", "NEW", "TAGS", "PATHS")
     table(
         head,
         [
             (short(r.id), r.client, moment(r.time), r.state, f"{r.files:,}", size(r.bytes),
-             size(r.bytes_new), " ".join(r.paths))
+             size(r.bytes_new), " ".join(r.tags) or "-", " ".join(r.paths))
             for r in rows
         ],
         right=(4, 5, 6),

@@ -83,7 +83,8 @@ def _create(session: Session, path: str, request: object, out: Path | None) -> N
     elif out is None:
         say(row.token or "")
     else:
-        say(f"token {row.id} written to {out}, works until {moment(row.expires)}")
+        until = moment(row.expires) if row.expires else "it is revoked"
+        say(f"token {row.id} written to {out}, works until {until}")
 
 
 def _add_list_and_revoke(group: click.Group, path: str) -> None:

@@ -164,7 +164,6 @@ def make_services(
         repository=repository,
         workers=workers,
         hub=hub,
-        live=live,
         life=life,
         dispatcher=dispatcher,
         queries=queries,

@@ -29,6 +29,7 @@ RESTORE_FIELDS = (
     *("type", "job", "client", "state", "snapshot", "files", "dirs", "bytes", "created"),
     *("overwritten", "deleted", "unchanged", "not_exact", "seconds"),
 )
+WORKING = ("Running", "Finalizing")
 JOB_FIELDS = (
     *("id", "kind", "client", "state", "created", "started", "finished", "progress", "error"),
 )
@@ -226,7 +227,7 @@ def test_control_characters_never_reach_a_terminal(world: World, played: dict[st
     try:
         for text in (
             world.cli("browse", CLIENT, played["source"]),
-            world.cli("backup", CLIENT, "--exclude", "one\x1b[2J"),
+            world.cli("backup", CLIENT, "--exclude", "none\x1b"),
             world.cli("ls", f"{CLIENT}@latest:{played['source']}"),
             world.cli("find", "evil*"),
         ):
@@ -265,8 +266,8 @@ def test_jobs_clients_and_events_tell_every_field(world: World, played: dict[str
     events = world.json("events", "--client", CLIENT)
     assert {"enrolled", "connected", "job-queued"} <= {row["kind"] for row in events}
     assert world.json("client", "show", CLIENT)["name"] == CLIENT
-    for words in (("client", "show", "play/x"), ("events", "--client", "play/x")):
-        assert world.run(*words).returncode == 10, words
+    assert world.run("client", "show", "play/x").returncode == 10
+    assert world.run("backup", "play/x").returncode == 10
 
 
 def test_every_listing_prints_json_and_text(world: World, played: dict[str, Any]) -> None:
@@ -320,7 +321,7 @@ def test_a_busy_client_queues_and_limits_change_while_a_job_runs(
         detached = world.json("backup", CLIENT, "--limit-upload", "300K", "--detach")
         assert (detached["type"], detached["client"]) == ("detached", CLIENT)
         job = detached["job"]
-        world.until(lambda: world.job(job)["state"] == "Running", "it runs")
+        world.until(lambda: world.job(job)["state"] in WORKING, "it runs")
         queued = world.detached(CLIENT)
         assert world.job(queued)["state"] == "Queued"
         assert [r["id"] for r in world.json("jobs", "--state", "Queued")] == [queued]
@@ -328,12 +329,12 @@ def test_a_busy_client_queues_and_limits_change_while_a_job_runs(
         assert world.job(queued)["state"] == "Cancelled"
         assert world.run("job", "wait", queued).returncode == 130
         assert world.run("client", "set", CLIENT, "--limit-upload", "fast").returncode == 2
-        assert world.job(job)["state"] == "Running", "6 MiB at 300 KiB a second take 20 s"
+        assert world.job(job)["state"] in WORKING, "6 MiB at 300 KiB a second take 20 s"
         world.cli("job", "cancel", job)
         world.until(lambda: world.job(job)["state"] == "Cancelled", "cancelled", seconds=5)
         world.cli("client", "set", CLIENT, "--limit-upload", "200K")
         slow = world.detached(CLIENT)
-        world.until(lambda: world.job(slow)["state"] == "Running", "it runs")
+        world.until(lambda: world.job(slow)["state"] in WORKING, "it runs")
         world.cli("client", "set", CLIENT, "--limit-upload", "0")
         started = time.monotonic()
         assert world.wait(slow)["state"] == "Completed"
@@ -378,8 +379,9 @@ def test_login_keeps_a_context_of_paths(world: World, tmp_path: Path) -> None:
     assert world.run("clients", **bare).returncode == 2, "a failed login saves nothing"
     world.cli("login", *place, "--token-file", token, **bare)
     world.cli("clients", **bare)
-    saved = (tmp_path / "config" / "holdfast" / "config.toml").read_text()
-    assert token.read_text().strip() not in saved
+    saved = [path for path in (tmp_path / "config").rglob("*") if path.is_file()]
+    assert saved
+    assert all(token.read_text().strip() not in path.read_text() for path in saved)
     data = bare | {"HOLDFAST_DATA": str(world.data), "XDG_CONFIG_HOME": str(tmp_path / "none")}
     world.cli("clients", **data)
 
@@ -419,9 +421,9 @@ def test_wrong_usage_of_every_kind_exits_2_with_one_error(world: World, tmp_path
 
 
 def test_a_client_with_snapshots_is_not_forgotten(world: World, played: dict[str, Any]) -> None:
-    done = world.run("client", "forget", CLIENT, "--json")
-    assert done.returncode == 11
-    assert json.loads(done.stderr)["code"] == "conflict"
+    done = world.run("client", "forget", CLIENT)
+    assert done.returncode == 11, done.stderr
+    assert b"snapshot" in done.stderr
     world.cli("client", "revoke", OTHER)
     world.cli("client", "forget", OTHER)
     assert [row["name"] for row in world.json("clients")] == [CLIENT]

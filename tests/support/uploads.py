@@ -109,6 +109,10 @@ class Served:
         """Enrol a client."""
         return Pod(self, ClientName.parse(name))
 
+    def pod_of(self, name: ClientName, identity: bytes) -> Pod:
+        """Return a client that is enrolled already."""
+        return Pod(self, name, identity)
+
 
 def domain_keys(name: str) -> DomainKeys:
     """Return the keys of a domain of that name: always the same."""
@@ -117,7 +121,7 @@ def domain_keys(name: str) -> DomainKeys:
     return DomainKeys(KeyMaterial(domain, noise(f"base {name}"), epochs))
 
 
-def domain_record(name: str, **changes: object) -> bytes:
+def domain_record(name: str, /, **changes: object) -> bytes:
     """Return a domain record of that name, with `changes` of its body."""
     keys = domain_keys(name)
     checks = tuple(EpochCheck(number, check) for number, check in keys.epoch_checks.items())
@@ -172,13 +176,13 @@ def difference(domain: DomainId, ids: Sequence[bytes], base: tuple[str, Sequence
 class Pod:
     """A client with an identity; makes jobs, sessions, packs and manifests."""
 
-    def __init__(self, served: Served, name: ClientName) -> None:
+    def __init__(self, served: Served, name: ClientName, identity: bytes = b"") -> None:
         self.served = served
         self.name = name
         self.keys = domain_keys(name.domain)
         self.domain = self.keys.domain_id
         self.identity_key = IdentityKey(noise(f"sign {name}"), noise(f"box {name}"))
-        self.identity = self.enrol()
+        self.identity = identity or self.enrol()
         self.jobs = 0
 
     def identity_record(self, **changes: object) -> bytes:
@@ -273,9 +277,12 @@ class Pod:
         return self.commit(session, self.served.repository.head(self.name).seq + 1)
 
     def backup(self, ids: Sequence[bytes], **changes: Any) -> SnapshotId:
-        """Send all of `ids` and commit a snapshot of them."""
+        """Send what of `ids` is not live yet, and commit a snapshot of them."""
         session = self.open()
-        self.send(ids, session)
+        answer = self.served.repository.have(self.name, session.id, b"".join(ids), 1)
+        fresh = [one for one, is_live in zip(ids, answer, strict=True) if not is_live]
+        if fresh:
+            self.send(fresh, session)
         return self.finish(session, ids, **changes).snapshot
 
     def place(self, kind: ObjectKind, ulid: str) -> ObjectName:

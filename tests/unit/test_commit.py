@@ -318,6 +318,11 @@ def test_a_new_identity_ends_what_the_old_one_signed(served: Served, pod: Pod) -
 # --- what must be there
 
 
+def from_hex(texts: object) -> list[bytes]:
+    assert isinstance(texts, list)
+    return [bytes.fromhex(text) for text in texts]
+
+
 def missing(pod: Pod, session: Session, wanted: list[bytes], **changes: Any) -> MissingChunks:
     with pytest.raises(MissingChunks) as caught:
         pod.finish(session, wanted, **changes)
@@ -365,8 +370,7 @@ def test_many_missing_chunks_come_in_pages(served: Served, pod: Pod) -> None:
     for chunk_id in wanted[::14]:
         mark(pod, chunk_id, CopyState.DAMAGED)
     details = missing(pod, session, wanted).details
-    gone: list[bytes] = [bytes.fromhex(one) for one in details["missing"]]  # type: ignore[attr-defined]
-    bad: list[bytes] = [bytes.fromhex(one) for one in details["damaged"]]  # type: ignore[attr-defined]
+    gone, bad = (from_hex(details[name]) for name in ("missing", "damaged"))
     after = bytes.fromhex(str(details["next"]))
     pages = 1
     while after:
@@ -591,7 +595,9 @@ def test_what_leaves_elsewhere_is_no_obstacle(
 # --- differences
 
 
-def based(pod: Pod, wanted: list[bytes], base: tuple[str, list[bytes]], **changes: Any) -> SnapshotId:
+def based(
+    pod: Pod, wanted: list[bytes], base: tuple[str, list[bytes]], **changes: Any
+) -> SnapshotId:
     session = pod.open()
     fresh = sorted(set(wanted) - set(base[1]))
     if fresh:

@@ -68,9 +68,9 @@ def test_time_without_a_connection_does_not_count_as_standing_still() -> None:
     jobs = LiveJobs(clock)
     live = jobs.add(JOB, CLIENT)
     clock.pass_by(10_000)
-    jobs.touch(ClientName("demo/other"))
+    jobs.add(OTHER, ClientName("demo/other"))
     assert jobs.is_stalled(live, 60)
-    jobs.touch(CLIENT)
+    assert jobs.add(JOB, CLIENT) is live
     assert not jobs.is_stalled(live, 60)
 
 

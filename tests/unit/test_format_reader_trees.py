@@ -31,7 +31,7 @@ def world(tmp_path: Path) -> World:
 def of_entry(world: World, stat: list[Any], content: list[Any]) -> tuple[int, Path]:
     """Restore a snapshot of one entry whose id 0 is a chunk of 5,000 bytes."""
     chunk_id = world.store.chunk(CONTENT, BIG)
-    ids = [chunk_id] if any(part == 0 for part in content[2][::3]) else []
+    ids = [chunk_id] if {0, -3} & set(content[2][::3]) else []
     return world.restore(of_page(world, page_of([stat], ids, OWNERS, [content]), ids))
 
 

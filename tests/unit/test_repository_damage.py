@@ -53,7 +53,9 @@ def spoil(pod: Pod, copy: Copy) -> None:
     objects[place(pod, copy)] = bytes(data)
 
 
-def report(pod: Pod, copy: Copy, reporter: str = "shop/db-0", *, is_administrator: bool = False) -> str:
+def report(
+    pod: Pod, copy: Copy, reporter: str = "shop/db-0", *, is_administrator: bool = False
+) -> str:
     return pod.served.repository.report_damage(
         pod.name.domain,
         reporter,

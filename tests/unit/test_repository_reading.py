@@ -80,9 +80,9 @@ def test_a_snapshot_of_another_domain_or_of_none_is_not_granted(served: Served, 
     snapshot = pod.backup(ids(1))
     served.domain("attic")
     other = served.pod("attic/db-0")
-    for ask in (lambda: grant(other, snapshot), lambda: grant(pod, noise("none"))):
+    for asking, asked in ((other, snapshot), (pod, noise("none"))):
         with pytest.raises(NotFound):
-            ask()
+            grant(asking, asked)
 
 
 def test_an_open_session_reads_what_it_sent_and_what_have_confirmed(
@@ -149,9 +149,7 @@ def test_chunks_that_lie_side_by_side_are_read_at_once(served: Served, pod: Pod)
         assert held == answer.data
 
 
-def test_one_read_is_bounded(
-    served: Served, pod: Pod, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_read_is_bounded(served: Served, pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "RUN_BYTES_MAX", 1000)
     wanted = ids(12)
     snapshot = pod.backup(wanted)

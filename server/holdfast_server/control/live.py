@@ -35,7 +35,7 @@ class LiveJobs:
         self._jobs: dict[str, LiveJob] = {}
 
     def add(self, job: str, client: ClientName) -> LiveJob:
-        """Return the memory of `job`, made if there is none; counts as progress."""
+        """Return the memory of `job`, made if there is none; its stall time begins anew."""
         live = self._jobs.get(job)
         if live is None:
             live = self._jobs[job] = LiveJob(job, client, self._clock.monotonic())
@@ -66,12 +66,6 @@ class LiveJobs:
             live.counts, live.has_unsaved_counts = progress.counts, True
         live.current = progress.current
         return is_new
-
-    def touch(self, client: ClientName) -> None:
-        """Begin the stall time anew for the jobs of `client`: it has just connected."""
-        for live in self._jobs.values():
-            if live.client == client:
-                live.moved_at = self._clock.monotonic()
 
     def is_stalled(self, live: LiveJob, stall_seconds: float) -> bool:
         """Tell whether a job of a connected client did not move for so long."""

@@ -43,7 +43,6 @@ from holdfast_server.control.dispatcher import Dispatcher
 from holdfast_server.control.events import Events
 from holdfast_server.control.hub import AgentConnection, Hub, Proven
 from holdfast_server.control.lifecycle import JobLife
-from holdfast_server.control.live import LiveJobs
 from holdfast_server.control.queries import Queries
 from holdfast_server.control.workers import Workers
 from holdfast_server.repository import Repository
@@ -65,7 +64,6 @@ class Reception:
         repository: Repository,
         workers: Workers,
         hub: Hub,
-        live: LiveJobs,
         life: JobLife,
         dispatcher: Dispatcher,
         queries: Queries,
@@ -78,7 +76,6 @@ class Reception:
         self._repository = repository
         self._workers = workers
         self._hub = hub
-        self._live = live
         self._life = life
         self._dispatcher = dispatcher
         self._queries = queries
@@ -165,7 +162,6 @@ class Reception:
         older = self._hub.join(connection)
         writer = asyncio.create_task(connection.write())
         connection.send(welcome)
-        self._live.touch(connection.client)
         try:
             await self._tell_connected(connection, older)
             await self._check_standing(connection)
