@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
+from holdfast_cli.api import client_path
 from holdfast_cli.command import Session
 from holdfast_cli.ending import finish
 from holdfast_cli.output import print_json, say, warn
 from holdfast_contract.errors import Unreachable
-from holdfast_contract.protocol.http import JobRow
+from holdfast_contract.protocol.control import JobState
+from holdfast_contract.protocol.http import ClientRow, JobRow
 
 WAIT_SECONDS = 2
 UNREACHABLE_SECONDS = 120
@@ -66,6 +68,7 @@ def follow(
     """Return the rows of jobs when all are over, in the order given."""
     found = {row.id: row for row in rows}
     told: dict[str, object] = {}
+    is_first_round = True
     with meter_of(session, rows) as meter:
         while active := [row for row in found.values() if not row.state.is_final]:
             for place, row in enumerate(active):
@@ -77,7 +80,19 @@ def follow(
                 if tells_progress and not fresh.state.is_final and told.get(row.id) != progress:
                     _print_progress(fresh)
                 told[row.id] = progress
+            if is_first_round and not (session.as_json or session.quiet):
+                _tell_what_waits(session, found.values())
+            is_first_round = False
     return list(found.values())
+
+
+def _tell_what_waits(session: Session, rows: Iterable[JobRow]) -> None:
+    """Tell a person why nothing happens: the agent is away."""
+    for row in rows:
+        if row.state is JobState.QUEUED:
+            client = session.api.get(client_path(row.client), ClientRow)
+            if client.state != "connected":
+                warn(f"holdfast: {row.client} is {client.state}: the job waits for its agent")
 
 
 def _print_progress(row: JobRow) -> None:

@@ -256,6 +256,28 @@ def test_a_file_that_changes_after_it_was_compared_comes_back_right_all_the_same
     assert compare(wanted, scan(bench.volume)) == []
 
 
+def test_a_file_exchanged_before_its_metadata_is_mended_is_left_alone_and_listed(
+    bench: RestoreBench,
+) -> None:
+    bench.backed_up()
+    path = bench.volume / "big"
+    path.chmod(0o600)
+    (bench.volume / "e" / "mid").unlink()
+
+    class Exchanging(Source):
+        def fetch(self, ids: Sequence[bytes]) -> Iterator[FetchedChunk]:
+            if set(ids) & set(chunks_of(bench, "e/mid")) and path.stat().st_size:
+                path.unlink()
+                path.touch(0o640)
+            return super().fetch(ids)
+
+    bench.make_source = Exchanging
+    done = bench.restore()
+    listed = [(row["path"], row["reason"]) for row in done.result.not_exact]
+    assert listed == [(str(path), "changed")]
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
 # --- verify
 def test_verify_finds_what_another_process_has_changed_meanwhile(
     bench: RestoreBench, monkeypatch: pytest.MonkeyPatch

@@ -290,6 +290,22 @@ def test_names_of_one_file_are_one_file_again_and_others_are_parted(bench: Resto
     assert done.finished.summary["bytes"] == 5 * MIB + 11
 
 
+def test_two_files_of_two_names_each_are_parted_again(bench: RestoreBench) -> None:
+    for number in range(2):
+        (bench.volume / f"x{number}").write_bytes(b"the same")
+        os.utime(bench.volume / f"x{number}", ns=(0, 0))
+        os.link(bench.volume / f"x{number}", bench.volume / f"y{number}")
+    wanted = scan(bench.volume)
+    bench.backed_up()
+    for name in ("y0", "x1", "y1"):
+        (bench.volume / name).unlink()
+        os.link(bench.volume / "x0", bench.volume / name)
+    foretold = bench.restore(dry_run=True)
+    done = bench.restore()
+    assert compare(wanted, scan(bench.volume)) == []
+    assert numbers(done) == numbers(foretold)
+
+
 def test_a_single_name_of_a_linked_file_is_a_file_of_its_own(bench: RestoreBench) -> None:
     os.link(bench.volume / "a" / "big", bench.volume / "c" / "big too")
     bench.backed_up()

@@ -412,7 +412,10 @@ async def test_tokens_show_their_secret_once_and_die_when_revoked(world: ApiWorl
     assert "token-revoked" in kinds
 
 
-async def test_events_can_be_followed(world: ApiWorld) -> None:
+async def test_who_follows_events_is_told_at_once(
+    world: ApiWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast_server.api.events.LOOK_AGAIN_SECONDS", 60.0)
     listing = await world.call("GET", "/v1/events?limit=1000")
     last = listing["items"][-1]["id"] if listing["items"] else 0
     following = asyncio.create_task(world.call("GET", f"/v1/events?after={last}&wait=60"))

@@ -153,8 +153,9 @@ async def test_a_pack_that_breaks_off_leaves_nothing_and_can_be_sent_again(
     )
     writer.write(head.encode() + data[: len(data) // 2])
     await writer.drain()
-    writer.close()
     packs = world.served.repository._packs
+    await world.until(lambda: packs._arriving == len(data))
+    writer.close()
     await world.until(lambda: packs._arriving == 0)
     assert not [name for name in world.served.memory.objects if name.startswith("packs/")]
     await agent.call("PUT", path.removeprefix("/agent/v1"), data=data)

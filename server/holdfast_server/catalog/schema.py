@@ -185,7 +185,7 @@ objects: Final = Table(
 )
 """Names first: no byte lies under a name that is not registered here, except the journal's. The
 name follows from kind, domain and ULID. `domain_key` is empty for the first record of a domain.
-`digest`: BLAKE3 of the whole object once it is stored."""
+`digest`: BLAKE3 of the whole object once it is stored; of a pack, the hash in its trailer."""
 
 chunks: Final = Table(
     "chunks",

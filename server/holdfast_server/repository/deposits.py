@@ -48,17 +48,20 @@ class Deposits:
         ulid: str,
         data: bytes | bytearray | memoryview,
         then: Callable[[Tx, ObjectRow], T],
+        *,
+        digest: bytes | None = None,
     ) -> T | None:
         """Store `data` and, in the transaction that makes it count, do `then`.
 
-        None: the same bytes counted before, and nothing was done.
+        None: the same bytes counted before, and nothing was done. `digest`: 32 bytes that only
+        these bytes have, where they are known already; otherwise their BLAKE3.
 
         Raises:
             NotFound: the name is not registered.
             Conflict: the name is used up, or other bytes lie under it.
             NoSpace, StoreFailed: nothing counts; the same call can be repeated.
         """
-        digest = blake3(data).digest()
+        digest = digest or blake3(data).digest()
         row = self._usable(kind, ulid, digest)
         if row.state is ObjectState.STORED:
             return None

@@ -6,7 +6,14 @@ from threading import Lock
 from typing import Final
 
 from holdfast_contract.errors import InvalidInput, NoSpace, TooLarge, TooMany
-from holdfast_contract.format.pack import HEADER_BYTES, PACK_BYTES_MIN, PackEntry, verify_pack
+from holdfast_contract.format.pack import (
+    HEADER_BYTES,
+    PACK_BYTES_MIN,
+    TRAILER_BYTES,
+    PackEntry,
+    verify_pack,
+)
+from holdfast_contract.format.refs import HASH_BYTES
 from holdfast_contract.ids import ClientName
 from holdfast_contract.limits import MIB, PACK_BYTES_MAX
 from holdfast_server.catalog import chunks, state
@@ -131,7 +138,9 @@ class Packs:
             chunks.index_pack(tx, origin, entries)
             state.count_pack(tx, chunks=len(entries), stored_bytes=len(data))
 
-        self._deposits.put(ObjectKind.PACK, domain.domain, ulid, data, index)
+        # All other bytes follow from the footer, once it is checked: its hash is that of the pack.
+        digest = bytes(data[-TRAILER_BYTES : HASH_BYTES - TRAILER_BYTES])
+        self._deposits.put(ObjectKind.PACK, domain.domain, ulid, data, index, digest=digest)
 
 
 def _check_epochs(entries: list[PackEntry], known: frozenset[int]) -> None:
