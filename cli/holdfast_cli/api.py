@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
@@ -63,7 +63,8 @@ class Api:
 
     def send(self, method: str, path: str, kind: type[_T], body: object = None) -> _T:
         """Send a request body as JSON and return the answer as a `kind`."""
-        encoded = self._body_of(body) if body is not None else None
+        with _sendable():
+            encoded = self._body_of(body) if body is not None else None
         return _decoded(self.http.call(method, path, body=encoded).body, kind)
 
     def delete(self, path: str) -> None:
@@ -89,7 +90,9 @@ class Api:
 
     def ask(self, query: http.QueryCreate) -> AbstractContextManager[Stream]:
         """Return the streamed answer of a query."""
-        return self.http.stream("POST", "/v1/queries", body=self._body_of(query))
+        with _sendable():
+            body = self._body_of(query)
+        return self.http.stream("POST", "/v1/queries", body=body)
 
     def snapshot(self, reference: str) -> http.SnapshotRow:
         """Return the snapshot that a reference names.
@@ -97,7 +100,9 @@ class Api:
         Raises:
             NotFound, Ambiguous: none, or several.
         """
-        return self.get(f"/v1/snapshots/{quote(reference, safe='')}", http.SnapshotRow)
+        with _sendable():
+            path = f"/v1/snapshots/{quote(reference, safe='')}"
+        return self.get(path, http.SnapshotRow)
 
 
 def client_path(name: str) -> str:
@@ -111,7 +116,8 @@ def client_path(name: str) -> str:
         raise UsageError(
             f"not a client: {name!r}", hint="a client is DOMAIN/NAME, such as shop/web-0"
         )
-    return f"/v1/clients/{quote(domain, safe='')}/{quote(rest, safe='')}"
+    with _sendable():
+        return f"/v1/clients/{quote(domain, safe='')}/{quote(rest, safe='')}"
 
 
 def check_client_known(api: Api, name: str | None) -> None:
@@ -148,7 +154,24 @@ def path_argument(text: str) -> dict[str, Any]:
 
 def _with_query(path: str, query: dict[str, object]) -> str:
     given = {key: str(value) for key, value in query.items() if value not in (None, "")}
-    return f"{path}?{urlencode(given)}" if given else path
+    with _sendable():
+        return f"{path}?{urlencode(given)}" if given else path
+
+
+@contextmanager
+def _sendable() -> Iterator[None]:
+    """Say what cannot be sent: bytes of a command line that are no text.
+
+    Raises:
+        UsageError: a pattern, tag, name or reference with such bytes; a path may have them.
+    """
+    try:
+        yield
+    except UnicodeEncodeError as exc:
+        raise UsageError(
+            f"not UTF-8: {os.fsencode(exc.object).decode('utf-8', 'replace')[:120]}",
+            hint="a path may have other bytes in it, but no pattern, tag, name or reference",
+        ) from exc
 
 
 def _decoded(data: bytes, kind: type[_T]) -> _T:

@@ -18,7 +18,7 @@ from holdfast_cli.answers import asked_bytes, asked_rows, parsed
 from holdfast_cli.api import check_client_known, path_argument
 from holdfast_cli.command import Session, command
 from holdfast_cli.output import moment, print_json_rows, say, shown_name, shown_path, size
-from holdfast_cli.references import Part, resolve
+from holdfast_cli.references import Part, resolve, split_reference
 from holdfast_contract.errors import Conflict, NotAtHand, UsageError
 from holdfast_contract.limits import PATHS_MAX
 from holdfast_contract.protocol.http import QueryCreate, SnapshotRow
@@ -98,6 +98,8 @@ def register(group: click.Group) -> None:
         """
         if out is not None and out.exists():
             raise Conflict(f"{out} exists already", hint="name another file")
+        if split_reference(reference)[1] == b"/":
+            raise UsageError("say which file: REF:/path")
         pieces = _dumped(session, resolve(session.api, reference))
         if out is None:
             _copy(pieces, sys.stdout.buffer)

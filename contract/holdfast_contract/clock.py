@@ -30,7 +30,7 @@ class SystemClock:
 
 
 def rfc3339(time_ns: int) -> str:
-    """Return `time_ns` (nanoseconds since 1970, may be negative) as RFC 3339 in UTC with microseconds."""
+    """Return `time_ns` (since 1970, may be negative) as RFC 3339 in UTC with microseconds."""
     seconds, rest = divmod(time_ns, 1_000_000_000)
     moment = datetime.fromtimestamp(seconds, UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest // 1000:06d}Z"

@@ -1,4 +1,4 @@
-"""Every error that crosses a boundary: a stable code, whether a retry can help, an exit code, an HTTP status.
+"""Every error that crosses a boundary: stable code, retry class, exit code, HTTP status.
 
 Third-party errors stop at the adapter that called the library and become one of these.
 One unreadable file is a finding in a job's report, not an error of this kind.

@@ -44,7 +44,11 @@ def is_ulid(text: str) -> bool:
 
 
 class ClientName(str):
-    """`DOMAIN/NAME`: both parts 1 to 100 characters of a-z, 0-9, dot, dash, underscore; ends alphanumeric."""
+    """`DOMAIN/NAME`.
+
+    Both parts are 1 to 100 characters of a-z, 0-9, dot, dash and underscore; both ends are a
+    letter or a digit.
+    """
 
     __slots__ = ()
 
@@ -83,6 +87,6 @@ def check_domain_name(text: str) -> str:
     if not _NAME.fullmatch(text):
         raise InvalidInput(
             f"not a domain name: {text[:120]!r}",
-            hint="1 to 100 characters of a-z, 0-9, '.', '-', '_', beginning and ending with a letter or digit",
+            hint="1 to 100 characters of a-z, 0-9, '.', '-', '_'; both ends a letter or digit",
         )
     return text

@@ -11,7 +11,7 @@ MIB: Final = 1 << 20
 CHUNK_PLAIN_BYTES_MAX: Final = 4 * MIB
 """Largest plaintext of one chunk: what opening one may allocate."""
 SEALED_BYTES_MAX: Final = CHUNK_PLAIN_BYTES_MAX + 256 * KIB
-"""Largest sealed chunk: raw payload, Padme padding (at most 12 % below 4 MiB: 3.1 %), header and tag."""
+"""Largest sealed chunk: raw payload, padding (3.1 % at 4 MiB), header and tag."""
 PACK_BYTES_MAX: Final = 64 * MIB
 """Largest pack: a server receives one into memory."""
 PACK_BYTES_TARGET: Final = 16 * MIB

@@ -2,9 +2,10 @@
 
     make demo
 
-Starts one server and two agents in a temporary directory, backs up a copy of this machine's Python
-library and documentation beside a log that never stops growing, changes files, backs up again, looks
-at what is stored, restores it in every way, compares content and metadata, and cleans up.
+Starts one server and two agents in a temporary directory, backs up a copy of this machine's
+Python library and documentation beside a log that never stops growing, changes files, backs up
+again, looks at what is stored, restores it in every way, compares content and metadata, and
+cleans up.
 """
 
 from __future__ import annotations
@@ -85,12 +86,13 @@ class Demo:
         token, state = self.top / f"{name}.token", self.top / f"state-{name}"
         state.mkdir()
         self.holdfast("enrol-token", "create", "shop", "--client", client, "--out", str(token))
+        writable = [root, self.top / f"restored-{name}", self.top / "shared"]
         settings = {
             "HOLDFAST_SERVER": (self.top / "server" / "url").read_text().strip(),
             "HOLDFAST_CA": str(self.top / "server" / "tls" / "ca.pem"),
             "HOLDFAST_STATE": str(state),
             "HOLDFAST_ROOTS": str(root),
-            "HOLDFAST_RESTORE_ROOTS": f"{root}:{self.top / f'restored-{name}'}:{self.top / 'shared'}",
+            "HOLDFAST_RESTORE_ROOTS": ":".join(map(str, writable)),
             "HOLDFAST_KEY_FILE": str(self.top / "shop.key"),
             "HOLDFAST_ENROL_TOKEN_FILE": str(token),
         }
@@ -295,7 +297,8 @@ def elsewhere(demo: Demo, library: Path, was: Tree, snapshot: str) -> None:
     say("restore to another client")
     other = demo.top / "restored-shop-web-1"
     demo.restore(
-        "restore to another client", snapshot, "--to", "shop/web-1", "--target", str(other), "--special"
+        "restore to another client", snapshot, "--to", "shop/web-1", "--target", str(other),
+        "--special",
     )  # fmt: skip
     expect(was, Path(f"{other}{library}"), "another client")
     say("restore one folder to two clients at once")
@@ -338,8 +341,8 @@ def table(rows: list[Row]) -> None:
         ]
         print("  ".join(cells).rstrip())
     print(
-        "\nread: size of the files; new: files that were new or changed; sent: bytes that left the agent;"
-        "\nstored: growth of the server's store. A second backup sends only what changed."
+        "\nread: size of the files; new: files that were new or changed; sent: bytes that left the"
+        "\nagent; stored: growth of the server's store. A second backup sends only what changed."
     )
 
 

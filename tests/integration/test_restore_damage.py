@@ -278,6 +278,21 @@ def test_a_file_exchanged_before_its_metadata_is_mended_is_left_alone_and_listed
     assert path.stat().st_mode & 0o777 == 0o640
 
 
+def test_a_setuid_file_is_never_made_of_one_that_stands_there(bench: RestoreBench) -> None:
+    path = bench.volume / "d" / "small 1"
+    path.chmod(0o4755)
+    wanted = scan(bench.volume)
+    bench.backed_up()
+    path.chmod(0o755)
+    before = path.stat().st_ino
+    done = bench.restore()
+    assert done.finished.summary["overwritten"] == 1
+    assert path.stat().st_ino != before
+    assert compare(wanted, scan(bench.volume)) == []
+    again = bench.restore(overwrite=Overwrite.ALWAYS)
+    assert again.finished.summary["overwritten"] == 0
+
+
 # --- verify
 def test_verify_finds_what_another_process_has_changed_meanwhile(
     bench: RestoreBench, monkeypatch: pytest.MonkeyPatch

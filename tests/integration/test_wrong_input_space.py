@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.world import World
+from tests.support.world import World, log_tail
 
 CLIENT = "full/a-0"
 
@@ -45,6 +45,9 @@ def test_a_full_store_fails_the_job_with_14_and_the_next_one_reuses_what_was_sen
     for number in range(6):
         (source / f"big{number}").write_bytes(os.urandom(5 << 20))
     job = world.detached(CLIENT)
+    log = world.agents[CLIENT].log
+    world.until(lambda: "no-space" in log_tail(log), "the agent says that it waits for room")
+    assert world.job(job)["state"] in ("Running", "Finalizing")
     row = world.wait(job)
     assert row["state"] == "Failed", row
     assert row["error"]["code"] == "no-space"

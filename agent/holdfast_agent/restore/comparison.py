@@ -36,6 +36,11 @@ def is_of_type(info: os.stat_result, entry: Stat) -> bool:
     return stat.S_IFMT(info.st_mode) == _FORMATS[EntryType(entry.type)]
 
 
+def standing_of(info: os.stat_result) -> tuple[int, ...]:
+    """Return what tells a thing from another one; inode numbers alone are soon used again."""
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
+
+
 def metadata_differs(
     descriptor: int, entry: Stat, content: Content, policy: Policy, *, is_handle: bool = False
 ) -> bool:
@@ -61,6 +66,18 @@ def policy_takes_away(entry: Stat, content: Content, policy: Policy) -> bool:
         return False
     has_bits = entry.type != EntryType.SYMLINK and bool(entry.mode & _SETID)
     return has_bits or any(_is_special(name) for name, _ in content.xattrs)
+
+
+def gives_privilege(entry: Stat, content: Content, policy: Policy) -> bool:
+    """Tell whether running the file gives somebody more than he has: setuid, setgid, capabilities.
+
+    Such a file is never made of one that stands there: whoever owned that may still write to it
+    between the look at its content and the change of its mode.
+    """
+    return policy.special and (
+        bool(entry.mode & _SETID)
+        or any(name.startswith(b"security.") for name, _ in content.xattrs)
+    )
 
 
 def _is_special(name: bytes) -> bool:

@@ -10,10 +10,12 @@ import msgspec
 
 from holdfast_agent.restore.comparison import (
     ContentCheck,
+    gives_privilege,
     is_of_type,
     metadata_differs,
     placed,
     policy_takes_away,
+    standing_of,
 )
 from holdfast_agent.restore.destination import Spot
 from holdfast_agent.restore.failures import EntryFailed, InTheWay
@@ -179,7 +181,7 @@ class Decider:
         """The content is right: emit what its metadata needs."""
         stat, policy = work.found.entry.stat, work.portion.policy
         info = os.fstat(descriptor)
-        work.standing = (info.st_dev, info.st_ino)
+        work.standing = standing_of(info)
         self._keep(work, info)
         if metadata_differs(descriptor, stat, work.content, policy, is_handle=is_handle):
             work.action = Action.METADATA
@@ -199,10 +201,18 @@ class Decider:
             self._pieces(work, None)
             return
         with existing:
-            if self._may_stay(work, existing.info) and self._is_right(work, existing):
+            if self._may_be_mended(work, existing) and self._is_right(work, existing):
                 self._mend(work, existing.descriptor, is_handle=False)
             else:
                 self._pieces(work, existing)
+
+    def _may_be_mended(self, work: FileWork, existing: ExistingFile) -> bool:
+        if not self._may_stay(work, existing.info):
+            return False
+        stat, policy = work.found.entry.stat, work.portion.policy
+        return not gives_privilege(stat, work.content, policy) or not metadata_differs(
+            existing.descriptor, stat, work.content, policy
+        )
 
     def _is_right(self, work: FileWork, existing: ExistingFile) -> bool:
         stat, info = work.found.entry.stat, existing.info

@@ -6,7 +6,7 @@ import os
 import stat as modes
 
 from holdfast_agent.crypto.keys import ContentHasher, DomainKeys
-from holdfast_agent.restore.comparison import ContentCheck, metadata_differs
+from holdfast_agent.restore.comparison import ContentCheck, metadata_differs, standing_of
 from holdfast_agent.restore.deletion import Deletion
 from holdfast_agent.restore.directory import TargetDirectory
 from holdfast_agent.restore.failures import KERNEL_ERRORS, EntryFailed
@@ -318,7 +318,7 @@ class Execution:
     def _applied(self, work: FileWork, descriptor: int, *, is_handle: bool) -> list[Loss]:
         with KERNEL_ERRORS:
             info = os.fstat(descriptor)
-            if (info.st_dev, info.st_ino) != work.standing:
+            if standing_of(info) != work.standing:
                 raise _exchanged()
             stat, policy = work.found.entry.stat, work.portion.policy
             return apply(descriptor, stat, work.content, policy, is_handle=is_handle)

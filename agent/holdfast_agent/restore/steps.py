@@ -127,8 +127,8 @@ class FileWork:
     """Another name of a file whose bytes are counted already."""
     clears: bool = False
     """Whether a directory has to go first (--delete)."""
-    standing: Identity | None = None
-    """The file that is right already and may only get metadata."""
+    standing: tuple[int, ...] = ()
+    """What is right already and may only get metadata, as `standing_of` knows it."""
     writer: Writer | None = None
     hasher: ContentHasher | None = None
     offset: int = 0

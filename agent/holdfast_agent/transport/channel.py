@@ -140,7 +140,12 @@ class Channel:
                 hint="is HOLDFAST_CA the tls/ca.pem of this server?",
             ) from exc
         except (aiohttp.ClientError, OSError, TimeoutError) as exc:
-            raise Unreachable(f"{str(exc) or type(exc).__name__}") from exc
+            # The connector's own text shows objects of the library instead of the address.
+            why = exc.os_error if isinstance(exc, aiohttp.ClientConnectorError) else exc
+            raise Unreachable(
+                f"the server does not answer: {str(why) or type(why).__name__}",
+                hint="is HOLDFAST_SERVER right, and is the server running?",
+            ) from exc
         finally:
             self._socket = None
             self.credential.set(None)

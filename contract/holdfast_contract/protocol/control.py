@@ -1,15 +1,16 @@
 """Messages of the control channel: a closed vocabulary, MessagePack, one message a binary frame.
 
-The server can say: back up, restore, verify, answer a query, cancel, new settings. It cannot say a
-command line, a URL or a path outside the roots: no message has room for the first two, and the agent
-checks every path against its own configuration.
+The server can say: back up, restore, verify, answer a query, cancel, new settings. It cannot say
+a command line, a URL or a path outside the roots: no message has room for the first two, and the
+agent checks every path against its own configuration.
 
 Life of a connection (`GET /agent/v1/control`, upgraded to a WebSocket):
 
     server  Challenge(nonce)
     agent   Hello(signature over the nonce, what the pod allows, jobs it still has)
     server  Welcome(connection token for the data routes, settings) | Refuse
-    ...     jobs, queries, progress, until either side closes; a newer proof of the same identity: Refuse(fenced)
+    ...     jobs, queries, progress, until either side closes;
+            a newer proof of the same identity: Refuse(fenced)
 
 Times are nanoseconds, sizes bytes, rates bytes a second (0: no limit), ids raw bytes.
 """
@@ -90,7 +91,7 @@ FINAL_STATES = frozenset(
 
 
 # --- server to agent, at the start
-class Challenge(Message, kw_only=True, tag="challenge"):
+class Challenge(Message, frozen=True, kw_only=True, tag="challenge"):
     """First message: sign this."""
 
     nonce: Hash
@@ -106,7 +107,7 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     limit_download: Count = 0
 
 
-class Welcome(Message, kw_only=True, tag="welcome"):
+class Welcome(Message, frozen=True, kw_only=True, tag="welcome"):
     """The proof was right: use this bearer token on the data routes until the connection ends."""
 
     client: Text
@@ -115,14 +116,14 @@ class Welcome(Message, kw_only=True, tag="welcome"):
     heartbeat_seconds: float
 
 
-class Refuse(Message, kw_only=True, tag="refuse"):
+class Refuse(Message, frozen=True, kw_only=True, tag="refuse"):
     """The connection ends; `code` is an error's code."""
 
     code: Text
     message: Text
 
 
-class NewSettings(Message, kw_only=True, tag="settings"):
+class NewSettings(Message, frozen=True, kw_only=True, tag="settings"):
     """New limits, at once."""
 
     settings: AgentSettings
@@ -138,11 +139,11 @@ class Reference(Struct, frozen=True, forbid_unknown_fields=True):
     """ULID of its refs object: the next one may be written as a difference to it (empty: not)."""
 
 
-class Backup(Message, kw_only=True, tag="backup"):
+class Backup(Message, frozen=True, kw_only=True, tag="backup"):
     """Back up `paths` (empty: all roots).
 
-    `head_seq`, `head` are the newest standing or pruned snapshot of the client's history (0 and zero
-    bytes: none). `references` are snapshots of relatives (same workload) whose small files may be
+    `head_seq`, `head` are the newest standing or pruned snapshot of the client's history (0 and
+    zero bytes: none). `references` are snapshots of relatives (same workload) whose small files may be
     reused. `damaged` counts damaged chunks of parent and references; fetch them by
     `GET /agent/v1/jobs/{job}/damaged`.
     """
@@ -173,7 +174,7 @@ class RestoreItem(Struct, frozen=True, forbid_unknown_fields=True):
     path: PathBytes
 
 
-class Restore(Message, kw_only=True, tag="restore"):
+class Restore(Message, frozen=True, kw_only=True, tag="restore"):
     """Restore `items` in place (`target` empty) or under `target`."""
 
     job: Ulid
@@ -190,26 +191,26 @@ class Restore(Message, kw_only=True, tag="restore"):
     limit_download: Count
 
 
-class Verify(Message, kw_only=True, tag="verify"):
+class Verify(Message, frozen=True, kw_only=True, tag="verify"):
     """Open every chunk of a snapshot and compare ids, content ids and refs."""
 
     job: Ulid
     item: RestoreItem
 
 
-class Cancel(Message, kw_only=True, tag="cancel"):
+class Cancel(Message, frozen=True, kw_only=True, tag="cancel"):
     """End this job; answered by Finished."""
 
     job: Ulid
 
 
-class FinishedSeen(Message, kw_only=True, tag="finished-seen"):
+class FinishedSeen(Message, frozen=True, kw_only=True, tag="finished-seen"):
     """The end of the job is durable in the catalog: forget its journal."""
 
     job: Ulid
 
 
-class Query(Message, kw_only=True, tag="query"):
+class Query(Message, frozen=True, kw_only=True, tag="query"):
     """Answer by streaming a body to `POST /agent/v1/answers/{query}`.
 
     kind      arguments                          answer
@@ -218,7 +219,8 @@ class Query(Message, kw_only=True, tag="query"):
     find      items (path: where), pattern       rows of ls with `snapshot` and `client`
     diff      items[0], items[1]                 rows `{change, path, type, ...}`
     dump      items[0]                           the file's bytes
-    report    items[0], blob (or empty)          rows `{path, reason, message}` of the snapshot's report or the sealed blob
+    report    items[0], blob (or empty)          rows `{path, reason, message}` of the snapshot's
+                                                 report, or of the sealed blob
     """
 
     query: Ulid
@@ -230,14 +232,14 @@ class Query(Message, kw_only=True, tag="query"):
     blob: bytes = b""
 
 
-class CancelQuery(Message, kw_only=True, tag="cancel-query"):
+class CancelQuery(Message, frozen=True, kw_only=True, tag="cancel-query"):
     """Nobody waits for the answer any more."""
 
     query: Ulid
 
 
 # --- agent to server
-class Hello(Message, kw_only=True, tag="hello"):
+class Hello(Message, frozen=True, kw_only=True, tag="hello"):
     """Proof and state of the agent.
 
     `signature` = Ed25519 over `hello_proof(nonce, identity, client)`.
@@ -253,10 +255,11 @@ class Hello(Message, kw_only=True, tag="hello"):
     restore_roots: Paths
     browse: Browse
     jobs: Annotated[list[Ulid], Meta(max_length=1024)]
-    """Jobs in the agent's journal: those that the server calls over or unknown come back as FinishedSeen, the others go on."""
+    """Jobs in the agent's journal: for those that are over or unknown the server says FinishedSeen,
+    the others go on."""
 
 
-class Accepted(Message, kw_only=True, tag="accepted"):
+class Accepted(Message, frozen=True, kw_only=True, tag="accepted"):
     """The job has begun (or goes on)."""
 
     job: Ulid
@@ -272,7 +275,7 @@ class Counts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bytes_total: Count = 0
 
 
-class Progress(Message, kw_only=True, tag="progress"):
+class Progress(Message, frozen=True, kw_only=True, tag="progress"):
     """At least once a second while a job runs; `current` is relayed, never stored or logged."""
 
     job: Ulid
@@ -292,7 +295,7 @@ class Failure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     details: dict[str, object] = field(default_factory=dict)
 
 
-class Finished(Message, kw_only=True, tag="finished"):
+class Finished(Message, frozen=True, kw_only=True, tag="finished"):
     """The job is over on this side; repeated at every connect until FinishedSeen.
 
     Names (skipped, not_exact, plan) go before it by `PUT /agent/v1/jobs/{job}/result`.
@@ -341,7 +344,8 @@ def decode_to_agent(frame: bytes) -> ToAgent:
     Raises:
         InvalidInput: not in the vocabulary.
     """
-    return _decode(_to_agent, frame)
+    message: ToAgent = _decode(_to_agent, frame)
+    return message
 
 
 def decode_to_server(frame: bytes) -> ToServer:
@@ -350,7 +354,8 @@ def decode_to_server(frame: bytes) -> ToServer:
     Raises:
         InvalidInput: not in the vocabulary.
     """
-    return _decode(_to_server, frame)
+    message: ToServer = _decode(_to_server, frame)
+    return message
 
 
 def hello_proof(nonce: bytes, identity: bytes, client: str) -> bytes:

@@ -1,9 +1,9 @@
-"""Records of the HTTP API: what bodies of requests and answers say.
+r"""Records of the HTTP API: what bodies of requests and answers say.
 
 JSON, except where a route says MessagePack or raw bytes (docs/protocol.md lists the routes).
 Unknown fields of requests are refused; readers of answers ignore fields they do not know.
 Ids are hex text, times RFC 3339 UTC, sizes bytes, rates bytes a second. A path is text where it is
-UTF-8; otherwise `path` shows it with `\\xNN` and `path_b64` has its bytes.
+UTF-8; otherwise `path` shows it with `\xNN` and `path_b64` has its bytes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Row(Struct, kw_only=True):
 
 # --- problem documents (RFC 9457)
 class Problem(Row, kw_only=True):
-    """Every error answer, `application/problem+json`; `code` is stable, `exit` is the command's exit code."""
+    """Every error answer, `application/problem+json`; `code` is stable, `exit` the command's code."""
 
     type: str
     title: str
@@ -57,14 +57,14 @@ class Listing(Row, kw_only=True):
 
 
 # --- domains, tokens, enrolment
-class DomainCreate(Request, kw_only=True):
+class DomainCreate(Request, frozen=True, kw_only=True):
     """`record` is the domain record (docs/format.md), base64."""
 
     name: Name
     record: bytes
 
 
-class DomainRecordPut(Request, kw_only=True):
+class DomainRecordPut(Request, frozen=True, kw_only=True):
     """A newer revision of the domain record."""
 
     record: bytes
@@ -82,7 +82,7 @@ class DomainRow(Row, kw_only=True):
     snapshots: int
 
 
-class TokenCreate(Request, kw_only=True):
+class TokenCreate(Request, frozen=True, kw_only=True):
     """A token for people and programs; only `admin` is offered yet."""
 
     role: Annotated[str, Meta(pattern="^admin$")]
@@ -91,7 +91,7 @@ class TokenCreate(Request, kw_only=True):
     label: Text = ""
 
 
-class EnrolTokenCreate(Request, kw_only=True):
+class EnrolTokenCreate(Request, frozen=True, kw_only=True):
     """A one-time token with which one client of `domain` becomes known."""
 
     domain: Name
@@ -115,7 +115,7 @@ class TokenRow(Row, kw_only=True):
     token: str | None = None
 
 
-class EnrolBegin(Request, kw_only=True):
+class EnrolBegin(Request, frozen=True, kw_only=True):
     """The agent proposes a name (ignored where the token is for one client)."""
 
     client: Name | None = None
@@ -134,7 +134,7 @@ class EnrolOffer(Row, kw_only=True):
     head: bytes | None = None
 
 
-class EnrolFinish(Request, kw_only=True):
+class EnrolFinish(Request, frozen=True, kw_only=True):
     """The signed-up identity record."""
 
     client: Name
@@ -171,19 +171,19 @@ class ClientRow(Row, kw_only=True):
     enrolled: str | None = None
 
 
-class ClientSet(Request, kw_only=True):
+class ClientSet(Request, frozen=True, kw_only=True):
     """Settings of a client; null leaves one as it is, 0 removes the limit."""
 
     limit_upload: Rate | None = None
     limit_download: Rate | None = None
 
 
-class ClientAccept(Request, kw_only=True):
-    """Accept the history that the server has: the agent starts a new lineage that names both heads."""
+class ClientAccept(Request, frozen=True, kw_only=True):
+    """Accept the server's history: the agent starts a new lineage that names both heads."""
 
 
 # --- jobs
-class JobCreateBackup(Request, kw_only=True, tag_field="kind", tag="backup"):
+class JobCreateBackup(Request, frozen=True, kw_only=True, tag_field="kind", tag="backup"):
     """Start backups, one job for each client."""
 
     clients: Annotated[list[Name], Meta(min_length=1, max_length=1000)]
@@ -195,7 +195,7 @@ class JobCreateBackup(Request, kw_only=True, tag_field="kind", tag="backup"):
     dry_run: bool = False
 
 
-class SnapshotPath(Request, kw_only=True):
+class SnapshotPath(Request, frozen=True, kw_only=True):
     """A part of a snapshot; `path` / `path_b64` absolute, `/` for all."""
 
     snapshot: HexHash
@@ -207,7 +207,7 @@ class SnapshotPath(Request, kw_only=True):
         return self.path_b64 if self.path_b64 is not None else self.path.encode()
 
 
-class JobCreateRestore(Request, kw_only=True, tag_field="kind", tag="restore"):
+class JobCreateRestore(Request, frozen=True, kw_only=True, tag_field="kind", tag="restore"):
     """Start restores, one job for each target client (`to` empty: the snapshot's own)."""
 
     items: Annotated[list[SnapshotPath], Meta(min_length=1, max_length=limits.PATHS_MAX)]
@@ -226,7 +226,7 @@ class JobCreateRestore(Request, kw_only=True, tag_field="kind", tag="restore"):
     limit_download: Rate = 0
 
 
-class JobCreateVerify(Request, kw_only=True, tag_field="kind", tag="verify"):
+class JobCreateVerify(Request, frozen=True, kw_only=True, tag_field="kind", tag="verify"):
     """Have an agent open every chunk of a snapshot (`to` empty: the snapshot's own client)."""
 
     snapshot: HexHash
@@ -270,7 +270,8 @@ class JobRow(Row, kw_only=True):
     error: ErrorRow | None
     snapshot: str | None = None
     result: dict[str, Any] | None = None
-    """The summary of interface.md; lists are null once their names are forgotten (then `skipped_count`, `not_exact_count`)."""
+    """The summary; lists are null once their names are forgotten (`skipped_count` and
+    `not_exact_count` remain)."""
     current: str | None = None
     """Path at work now, from memory."""
     not_exact_sealed: bytes | None = None
@@ -283,7 +284,7 @@ class JobsCreated(Row, kw_only=True):
     jobs: list[JobRow]
 
 
-class JobResult(Request, kw_only=True):
+class JobResult(Request, frozen=True, kw_only=True):
     """What an agent relays before Finished: names, kept in memory for ten minutes.
 
     Each list holds at most `limits.REPORTED_NAMES_MAX` rows: `{path, path_b64?, reason, message}`;
@@ -325,11 +326,11 @@ class SnapshotRow(Row, kw_only=True):
     chunks: int = 0
 
 
-class QueryCreate(Request, kw_only=True):
+class QueryCreate(Request, frozen=True, kw_only=True):
     """Ask a connected agent; the answer streams as NDJSON (dump: raw bytes).
 
-    `client` is needed for `browse`; otherwise any connected agent of the snapshots' domain is asked,
-    their own client first.
+    `client` is needed for `browse`; otherwise any connected agent of the snapshots' domain is
+    asked, their own client first.
     """
 
     kind: Annotated[str, Meta(pattern="^(browse|ls|find|diff|dump|report)$")]
@@ -401,7 +402,7 @@ class NamesAnswer(Row, kw_only=True):
     names: list[str]
 
 
-class CommitRequest(Request, kw_only=True):
+class CommitRequest(Request, frozen=True, kw_only=True):
     """Commit the manifest and refs uploaded under these names."""
 
     manifest: str
@@ -410,21 +411,21 @@ class CommitRequest(Request, kw_only=True):
 
 
 class CommitAnswer(Row, kw_only=True):
-    """The snapshot stands, durable in store, catalog and journal. Repeating a commit gives the same answer."""
+    """The snapshot stands, in store, catalog and journal; a repeated commit answers the same."""
 
     snapshot: HexHash
     time_ns: int
 
 
 class MissingAnswer(Row, kw_only=True):
-    """Answer 409 to a commit: page of ids to avoid (hex); ask again with `?after=` until `next` is empty."""
+    """Answer 409 to a commit: page of ids to avoid (hex); `?after=next` until `next` is empty."""
 
     missing: list[str]
     damaged: list[str]
     next: str = ""
 
 
-class DamageReport(Request, kw_only=True):
+class DamageReport(Request, frozen=True, kw_only=True):
     """An agent could not open this copy of a chunk."""
 
     chunk: HexHash

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from holdfast_contract.errors import HoldfastError
+from holdfast_contract.errors import HoldfastError, NotFound
 from holdfast_server.catalog import chunks, outbox, snapshots, state
 from holdfast_server.catalog.schema import ObjectKind
 from holdfast_server.catalog.snapshots import Filter, SnapshotRecord
-from holdfast_server.repository.journal_object import journal_hash
+from holdfast_server.catalog.state import ServerState
+from holdfast_server.repository.journal_object import decode_journal, journal_hash
 from holdfast_server.repository.names import journal_name, object_name
 from holdfast_server.repository.parts import Parts
 
 SNAPSHOTS_LOOKED_AT: Final = 100
 """Newest snapshots whose objects are looked for."""
+JOURNAL_LOOKED_AT: Final = 1000
+"""Newest journal objects that are read; each names the one before it by its hash."""
 
 
 class Finding(NamedTuple):
@@ -87,12 +90,32 @@ def _journal(parts: Parts) -> Finding:
     with parts.catalog.read() as tx:
         now = state.load(tx)
         waiting = len(outbox.pending(tx, 1))
-    name = journal_name(now.journal_number)
-    if journal_hash(parts.store.get(name)) != now.journal_hash:
-        return Finding("journal", "fail", f"{name} is not what was stored")
+    wrong = _wrong_journal(parts, now)
+    if wrong:
+        hint = "bring that object back from a copy of the store; restores still work"
+        return Finding("journal", "fail", f"{wrong} is not what was stored", hint)
     if waiting:
         return Finding("journal", "warn", "records wait to be written", "look at it again")
     return Finding("journal", "ok", f"{now.record_durable} records in {now.journal_number} objects")
+
+
+def _wrong_journal(parts: Parts, now: ServerState) -> str:
+    """Return the name of the newest journal object that is gone or changed, "" where there is none.
+
+    Nothing before it can be judged: the chain of hashes is broken there.
+    """
+    expected = now.journal_hash
+    oldest = max(now.journal_number - JOURNAL_LOOKED_AT, 0)
+    for number in range(now.journal_number, oldest, -1):
+        name = journal_name(number)
+        try:
+            data = parts.store.get(name)
+        except NotFound:
+            return name
+        if journal_hash(data) != expected:
+            return name
+        expected = decode_journal(data).previous
+    return ""
 
 
 def _snapshots(parts: Parts) -> Finding:
