@@ -36,7 +36,7 @@ class Row(Struct, kw_only=True):
 
 # --- problem documents (RFC 9457)
 class Problem(Row, kw_only=True):
-    """Every error answer, `application/problem+json`; `code` is stable, `exit` the command's code."""
+    """Every error answer, `application/problem+json`; `code` is stable, `exit` for the command."""
 
     type: str
     title: str
