@@ -51,7 +51,7 @@ The options below may stand before or after a command.
 
 
 @click.group(cls=Commands, help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(VERSION, prog_name="holdfast")
+@click.version_option(VERSION, prog_name="holdfast", message="%(prog)s %(version)s")
 @functools.partial(connection_options, shown=all_connection_names())
 def cli(**_: object) -> None:
     """Take the flags that stand before the command: the command reads them itself."""

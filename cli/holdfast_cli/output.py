@@ -96,8 +96,13 @@ def moment(text: str | None) -> str:
     """Return an RFC 3339 time as local time with its zone; a dash for none."""
     if not text:
         return "-"
-    parsed = datetime.fromisoformat(text).replace(tzinfo=UTC).astimezone()
-    return parsed.strftime("%Y-%m-%d %H:%M:%S %Z")
+    found = datetime.fromisoformat(text).replace(tzinfo=UTC)
+    try:
+        found = found.astimezone()
+    except (OverflowError, OSError, ValueError):
+        # A file's time may be at the very end of what can be told; UTC tells it.
+        found = found.replace(tzinfo=UTC)
+    return f"{found.replace(tzinfo=None).isoformat(' ', 'seconds')} {found.tzname()}"
 
 
 def short(identifier: str | None) -> str:

@@ -19,7 +19,8 @@ from tests.support.world import World
 
 CLIENT = "shop/web-0"
 STEPS = ("session", "have", "packs", "refs", "manifest", "commit", "result")
-WITH_BODY = ("have", "packs", "refs", "manifest", "commit", "result")
+WITH_BODY = ("have", "packs", "manifest", "commit")
+BEFORE, AFTER = Moment.REQUEST, Moment.ANSWER
 
 
 @dataclass
@@ -33,9 +34,7 @@ class Scene:
     """Ids of all that were acknowledged, oldest first."""
 
     def start_agent(self) -> None:
-        self.world.start_agent(
-            CLIENT, [self.volume], wait=False, HOLDFAST_SERVER=self.proxy.url
-        )
+        self.world.start_agent(CLIENT, [self.volume], wait=False, HOLDFAST_SERVER=self.proxy.url)
 
     def change(self) -> None:
         """Give the next backup something to send: large, small, and in several chunks."""
@@ -95,8 +94,11 @@ def test_a_request_cut_in_its_body_is_made_again(scene: Scene, step: str) -> Non
     scene.completes(cut_once(scene, step, Moment.BODY))
 
 
-@pytest.mark.parametrize("moment", [Moment.REQUEST, Moment.ANSWER], ids=["before", "after"])
-@pytest.mark.parametrize("step", ["packs", "manifest", "commit", "result"])
+@pytest.mark.parametrize(
+    ("step", "moment"),
+    [("packs", AFTER), ("commit", BEFORE), ("commit", AFTER), ("result", AFTER)],
+    ids=["packs-after", "commit-before", "commit-after", "result-after"],
+)
 def test_an_agent_killed_at_a_step_goes_on_to_one_snapshot(
     scene: Scene, step: str, moment: Moment
 ) -> None:
@@ -105,8 +107,17 @@ def test_an_agent_killed_at_a_step_goes_on_to_one_snapshot(
     scene.completes(job)
 
 
-@pytest.mark.parametrize("moment", [Moment.REQUEST, Moment.ANSWER], ids=["before", "after"])
-@pytest.mark.parametrize("step", ["packs", "refs", "commit", "result"])
+@pytest.mark.parametrize(
+    ("step", "moment"),
+    [
+        ("packs", BEFORE),
+        ("refs", AFTER),
+        ("commit", BEFORE),
+        ("commit", AFTER),
+        ("result", AFTER),
+    ],
+    ids=["packs-before", "refs-after", "commit-before", "commit-after", "result-after"],
+)
 def test_a_server_killed_at_a_step_goes_on_to_one_snapshot(
     scene: Scene, step: str, moment: Moment
 ) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast_agent.jobs.outcome import Outcome
+from holdfast_agent.restore.target import Target
 from holdfast_contract.protocol.control import JobState, Overwrite
 from tests.support.generate import plan_tree
 from tests.support.materialise import materialise
@@ -24,6 +25,14 @@ from tests.support.trees import Aspect, Tree, compare, scan
 # A snapshot keeps holes by units of 64 KiB, the comparator knows the file system's blocks.
 GRAIN = (Aspect.HOLES, Aspect.ALLOCATION)
 COUNTS = ("files", "dirs", "bytes", "created", "overwritten", "deleted", "unchanged")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """The order of writes is what counts here, not that they last."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Target, "sync", lambda self: None)
+        yield
 
 
 @contextmanager

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import logging
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
 from holdfast_agent.transport.http import Body, Reply
+from holdfast_cli import command as command_module
 from holdfast_cli.api import Api
 from holdfast_cli.command import Session
+from holdfast_cli.main import main
 from holdfast_cli.settings import load_settings
 from holdfast_contract.errors import NotFound
 from holdfast_contract.protocol.control import JobState
@@ -196,3 +203,67 @@ def rows_answer(*rows: object) -> Callable[[Asked], bytes]:
     """Return the streamed answer of a query: rows, then the mark of the end."""
     lines = [msgspec.json.encode(row) for row in (*rows, {"type": "end"})]
     return lambda _: b"\n".join(lines) + b"\n"
+
+
+# --- running the command
+@dataclass
+class Done:
+    """What a run printed."""
+
+    code: int
+    out: str
+    err: str
+    api: FakeApi
+
+    def json(self) -> Any:
+        """Return the one document on standard output."""
+        return json.loads(self.out)
+
+    def error(self) -> dict[str, Any]:
+        """Return the one error document on standard error."""
+        found: dict[str, Any] = json.loads(self.err)
+        return found
+
+
+class Output(io.TextIOWrapper):
+    """Takes text and bytes, as standard output does."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), encoding="utf-8", errors="surrogateescape")
+
+    def text(self) -> str:
+        """Return what was written."""
+        self.flush()
+        data = self.buffer.getvalue()  # type: ignore[attr-defined]
+        return str(data.decode("utf-8", "surrogateescape"))
+
+
+def run(*words: object, answers: Mapping[str, Answer] | None = None, **environ: str) -> Done:
+    """Run the command as a script would: no terminal, no variables but these."""
+    api = FakeApi(answers or {})
+    out, err = Output(), Output()
+    place = {"HOLDFAST_SERVER": "https://backup:9440", "HOLDFAST_TOKEN_FILE": "token"}
+    given = (place if answers is not None else {}) | {"HOME": "/nonexistent"} | environ
+    with (
+        patch.object(sys, "argv", ["holdfast", *map(str, words)]),
+        patch.object(sys, "stdin", io.StringIO()),
+        patch.dict(os.environ, given, clear=True),
+        patch.object(command_module, "Api", lambda place: api),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        logging_as_before(),
+    ):
+        code = main()
+    return Done(code, out.text(), err.text(), api)
+
+
+@contextmanager
+def logging_as_before() -> Iterator[None]:
+    """Take back that a command sends logs to its own standard error."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)

@@ -69,7 +69,10 @@ class CuttingProxy:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         self._run(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -95,7 +98,7 @@ class CuttingProxy:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(tls / "server.pem", tls / "server.key")
         self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
-        self.url = "https://127.0.0.1:%d" % self._listener.sockets[0].getsockname()[1]
+        self.url = f"https://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}"
 
     async def _end(self) -> None:
         assert self._listener is not None

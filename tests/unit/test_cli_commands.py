@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
-import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import pytest
 
-from holdfast_cli import command as command_module
-from holdfast_cli.main import main
 from holdfast_contract import errors
 from holdfast_contract.protocol.control import JobState
 from holdfast_contract.protocol.http import (
@@ -31,80 +24,18 @@ from tests.support.cli_api import (
     TIME,
     Answer,
     Asked,
-    FakeApi,
     Turns,
     client,
     ended,
     job,
     listing,
     rows_answer,
+    run,
     snapshot,
 )
 
 JOB = job().id
 SNAPSHOT = snapshot().id
-
-
-@dataclass
-class Done:
-    """What a run printed."""
-
-    code: int
-    out: str
-    err: str
-    api: FakeApi
-
-    def json(self) -> Any:
-        """Return the one document on standard output."""
-        return json.loads(self.out)
-
-    def error(self) -> dict[str, Any]:
-        """Return the one error document on standard error."""
-        found: dict[str, Any] = json.loads(self.err)
-        return found
-
-
-class Output(io.TextIOWrapper):
-    """Takes text and bytes, as standard output does."""
-
-    def __init__(self) -> None:
-        super().__init__(io.BytesIO(), encoding="utf-8", errors="surrogateescape")
-
-    def text(self) -> str:
-        """Return what was written."""
-        self.flush()
-        data = self.buffer.getvalue()  # type: ignore[attr-defined]
-        return str(data.decode("utf-8", "surrogateescape"))
-
-
-def run(*words: object, answers: Mapping[str, Answer] | None = None, **environ: str) -> Done:
-    """Run the command as a script would: no terminal, no variables but these."""
-    api = FakeApi(answers or {})
-    out, err = Output(), Output()
-    place = {"HOLDFAST_SERVER": "https://backup:9440", "HOLDFAST_TOKEN_FILE": "token"}
-    given = (place if answers is not None else {}) | {"HOME": "/nonexistent"} | environ
-    with (
-        patch.object(sys, "argv", ["holdfast", *map(str, words)]),
-        patch.object(sys, "stdin", io.StringIO()),
-        patch.dict(os.environ, given, clear=True),
-        patch.object(command_module, "Api", lambda place: api),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        code = main()
-    return Done(code, out.text(), err.text(), api)
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """A command sends logs to its own standard error: take that back."""
-    import logging
-
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = before
-    root.setLevel(level)
 
 
 # --- errors
@@ -214,7 +145,7 @@ def test_clients_are_shown_as_a_table_and_as_json() -> None:
     answers = {"GET /v1/clients": listing(*rows)}
     lines = run("clients", answers=answers).out.splitlines()
     assert lines[0].split()[:2] == ["CLIENT", "STATE"]
-    assert lines[1].startswith("shop/web-0     connected  2026-01-31 ")
+    assert lines[1].startswith("shop/web-0    connected  2026-01-31 ")
     assert lines[2].startswith("shop/\\x1bweb  offline    - ")
     assert [row["name"] for row in run("clients", "--json", answers=answers).json()] == [
         "shop/web-0",
@@ -244,8 +175,8 @@ def test_an_empty_list_of_an_unknown_client_ends_with_10(words: list[str]) -> No
 
 def test_snapshots_are_asked_for_with_what_was_given() -> None:
     answers = {"GET /v1/snapshots": listing(snapshot(tags=["a", "b"]))}
-    words = "snapshots shop/web-0 --since 2026-01-01 --until 2026-02-01 --tag a --latest 3".split()
-    done = run(*words, answers=answers)
+    words = "snapshots shop/web-0 --since 2026-01-01 --until 2026-02-01 --tag a --latest 3"
+    done = run(*words.split(), answers=answers)
     assert done.api.fake.asked[0].query == {
         "client": "shop/web-0",
         "since": "2026-01-01",

@@ -714,12 +714,16 @@ def test_a_commit_finishes_the_head_that_waits_before_it_follows_on_it(
     served.memory.before = full
     with pytest.raises(Refused):
         pod.commit(session, 1)
-    served.memory.before = lambda verb, name: None
     follow = pod.open()
     pod.put_refs(follow, full_refs(pod.domain, wanted))
     prev = snapshot_id(manifest)
     second = pod.manifest(wanted, seq=2, prev=prev, known_seq=1, known_hash=prev)
     pod.put_manifest(follow, second)
+    with pytest.raises(Refused):
+        pod.commit(follow, 2)
+    with served.catalog.read() as tx:
+        assert snapshots.committed(tx, snapshot_id(second)) is None
+    served.memory.before = lambda verb, name: None
     assert pod.commit(follow, 2).snapshot == snapshot_id(second)
     assert [record.seq for record in records(served) if isinstance(record, Commit)] == [1, 2]
 

@@ -200,6 +200,18 @@ def test_an_adopted_object_is_made_durable_before_it_counts(
     assert ("settle", 1) in seen
 
 
+def test_at_start_too_a_found_object_is_made_durable_before_it_counts(
+    served: Served, journal: Journal
+) -> None:
+    lost_answer(served, journal, pin(1))
+    served.stop()
+    seen: list[str] = []
+    served.memory.before = lambda verb, name: seen.append(f"{verb} {name}")
+    served.start()
+    assert f"settle {journal_name(2)}" in seen
+    check_chain(served)
+
+
 def foreign(served: Served, **changes: Any) -> bytes:
     """Return what another writer could have put behind the last object."""
     known = now(served)

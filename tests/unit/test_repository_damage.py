@@ -9,7 +9,7 @@ import pytest
 
 from holdfast_contract.errors import MissingChunks, NotFound, StoreFailed
 from holdfast_contract.ids import ObjectName
-from holdfast_server.catalog import chunks, domains, events
+from holdfast_server.catalog import chunks, domains, events, liveness
 from holdfast_server.catalog.chunks import Copy
 from holdfast_server.catalog.schema import CopyState, ObjectKind
 from holdfast_server.repository.journal_object import decode_journal
@@ -104,6 +104,24 @@ def test_other_bytes_than_were_stored_are_damaged_at_once(served: Served, pod: P
     assert served.repository.damaged_of([snapshot]) == [WANTED[0]]
     assert served.repository.damaged_count([snapshot]) == 1
     assert served.repository.statistics().damaged_chunks == 1
+
+
+def left(pod: Pod) -> list[bytes]:
+    catalog = pod.served.catalog
+    with catalog.read() as tx:
+        return liveness.left_since(tx, domains.get(catalog, pod.name.domain).key, 0)
+
+
+def test_what_is_live_no_longer_is_logged_for_commits_under_way(pod: Pod) -> None:
+    session = pod.open()
+    pod.send(WANTED, session)
+    pod.send(WANTED[1:2], session, salt="spare")
+    for chunk_id in WANTED[:2]:
+        copy = copies(pod, chunk_id)[0]
+        spoil(pod, copy)
+        report(pod, copy)
+    # The second has a spare that took its place.
+    assert left(pod) == WANTED[:1]
 
 
 def test_the_same_report_again_changes_nothing(served: Served, pod: Pod) -> None:

@@ -320,8 +320,9 @@ def test_a_full_store_refuses_packs_and_takes_refs_and_manifests(served: Served,
     used = sum(map(len, served.memory.objects.values()))
     served.memory.capacity = used + 1_000_000
     assert served.memory.space().free_bytes < served.memory.space().reserve_bytes
+    # Before a byte of it was read.
     with pytest.raises(NoSpace):
-        pod.send(ids(1, "new"), session)
+        served.repository.begin_pack(pod.name, session.id, session.packs[0], 500)
     assert pod.finish(session, wanted).snapshot == served.repository.head(pod.name).snapshot
 
 

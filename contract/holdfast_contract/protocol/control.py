@@ -143,8 +143,8 @@ class Backup(Message, frozen=True, kw_only=True, tag="backup"):
     """Back up `paths` (empty: all roots).
 
     `head_seq`, `head` are the newest standing or pruned snapshot of the client's history (0 and
-    zero bytes: none). `references` are snapshots of relatives (same workload) whose small files may be
-    reused. `damaged` counts damaged chunks of parent and references; fetch them by
+    zero bytes: none). `references` are snapshots of relatives (same workload) whose small files
+    may be reused. `damaged` counts damaged chunks of parent and references; fetch them by
     `GET /agent/v1/jobs/{job}/damaged`.
     """
 
