@@ -33,9 +33,11 @@ def main() -> int:
         )
         config = agent_config(settings, socket.gethostname())
         # Imported here: `--help` and `config show` need none of it.
+        from holdfast_agent.runtime.allocator import return_freed_buffers
         from holdfast_agent.runtime.start import run_agent
         from holdfast_agent.sources.clock import SystemFileClock
 
+        return_freed_buffers()
         asyncio.run(run_agent(config, SystemFileClock(), random.uniform))
         return 0
     except HoldfastError as error:

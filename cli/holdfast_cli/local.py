@@ -68,17 +68,12 @@ def restore_here(
 
     with (
         meter_of(session, [row]) as meter,
-        _interrupts(),
+        _interrupts(session, cancel),
         ThreadPoolExecutor(1, "restore") as pool,
     ):
         running = pool.submit(work)
-        try:
-            while not wait([running], _LOOK_SECONDS).done:
-                meter.update(_row_now(row, progress))
-        except KeyboardInterrupt:
-            cancel.set()
-            session.api.http.abort()
-            warn("interrupted: what is restored already stays")
+        while not wait([running], _LOOK_SECONDS).done:
+            meter.update(_row_now(row, progress))
     outcome = _ended(running, order.job, was_interrupted=cancel.is_set())
     return _last_row(row, order, outcome, clock)
 
@@ -94,13 +89,17 @@ def _ended(running: Future[Outcome], job: str, *, was_interrupted: bool) -> Outc
 
 
 @contextmanager
-def _interrupts() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP end the work as Ctrl-C does: with no half-written file left."""
+def _interrupts(session: Session, cancel: Interrupt) -> Iterator[None]:
+    """Have Ctrl-C, SIGTERM and SIGHUP end the work in order: no half-written file is left."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        if cancel.is_set():
+            raise KeyboardInterrupt  # asked twice: at once, then
+        cancel.set()
+        session.api.http.abort()
+        warn("interrupted: what is restored already stays")
 
-    signals = (signal.SIGTERM, signal.SIGHUP)
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, interrupt) for number in signals}
     try:
         yield

@@ -183,7 +183,12 @@ def test_an_aborted_client_breaks_what_is_under_way(server: Scripted, client: Ht
         handler.cut()
 
     server.route = hang
-    timer = threading.Thread(target=lambda: (begun.wait(10), client.abort()))
+
+    def abort() -> None:
+        begun.wait(10)
+        client.abort()
+
+    timer = threading.Thread(target=abort)
     timer.start()
     with pytest.raises(Unreachable):
         client.call("GET", "/x")

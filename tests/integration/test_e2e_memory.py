@@ -16,6 +16,8 @@ from tests.support.world import World, under
 CLIENT = "shop/web-0"
 MIB = 1 << 20
 CEILING_BYTES = 160 * MIB
+MARGIN_BYTES = 8 * MIB
+"""The least that must be left: peaks differ by several MiB from run to run."""
 SMALL_FILES = 8_000
 
 
@@ -67,7 +69,6 @@ def test_backup_and_restore_stay_below_the_ceiling(
     world.restore(done["snapshot"], "--target", target)
     at_restore = peak_bytes(agent.popen.pid)
     record_property("peak_mib", (at_backup // MIB, at_restore // MIB))
-    print("PEAK", at_backup // MIB, at_restore // MIB)
     assert unequal(scan(volume), scan(under(target, volume))) == []
-    assert at_backup < CEILING_BYTES
-    assert at_restore < CEILING_BYTES
+    assert at_backup < CEILING_BYTES - MARGIN_BYTES
+    assert at_restore < CEILING_BYTES - MARGIN_BYTES

@@ -63,7 +63,7 @@ class _Stream:
 
 
 @dataclass
-class _Http:
+class FakeHttp:
     """In place of the HTTP client."""
 
     answers: dict[str, Answer]
@@ -117,7 +117,7 @@ class FakeApi(Api):
     """The command's API over a table from `METHOD /path` to an answer."""
 
     def __init__(self, answers: Mapping[str, Answer]) -> None:
-        self.fake = _Http(dict(answers))
+        self.fake = FakeHttp(dict(answers))
         self.http = self.fake  # type: ignore[assignment]
         self._body_of = Body.json
 

@@ -706,6 +706,8 @@ def test_a_commit_finishes_the_head_that_waits_before_it_follows_on_it(
     pod.put_refs(session, full_refs(pod.domain, wanted))
     manifest = pod.manifest(wanted)
     pod.put_manifest(session, manifest)
+    prev = snapshot_id(manifest)
+    second = pod.manifest(wanted, seq=2, prev=prev, known_seq=1, known_hash=prev)
 
     def full(verb: str, name: str) -> None:
         if name.startswith("journal/"):
@@ -716,8 +718,6 @@ def test_a_commit_finishes_the_head_that_waits_before_it_follows_on_it(
         pod.commit(session, 1)
     follow = pod.open()
     pod.put_refs(follow, full_refs(pod.domain, wanted))
-    prev = snapshot_id(manifest)
-    second = pod.manifest(wanted, seq=2, prev=prev, known_seq=1, known_hash=prev)
     pod.put_manifest(follow, second)
     with pytest.raises(Refused):
         pod.commit(follow, 2)

@@ -87,7 +87,10 @@ def test_an_error_becomes_a_failed_job_with_its_code_and_hint(runs: Runs) -> Non
 
 
 def test_a_defect_fails_the_job_and_not_the_agent(runs: Runs) -> None:
-    run = runs.run(lambda _: {}["nothing"])
+    def work(_: JobRun) -> Outcome:
+        raise KeyError("nothing")
+
+    run = runs.run(work)
     assert run.outcome is not None and run.outcome.finished.error is not None
     assert run.outcome.finished.error.code == "internal"
 

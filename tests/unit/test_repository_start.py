@@ -12,6 +12,7 @@ from holdfast_contract.errors import HoldfastError, StoreFailed
 from holdfast_contract.ids import ClientName, ObjectName
 from holdfast_server.catalog import clients, domains, events, outbox, state
 from holdfast_server.catalog.schema import ObjectKind
+from holdfast_server.repository.journal import JournalDiverged
 from holdfast_server.repository.journal_object import (
     JournalObject,
     decode_journal,
@@ -72,7 +73,7 @@ def check_refuses(served: Served, why: str) -> None:
         lambda: served.repository.open_session(CLIENT, "J"),
         lambda: served.repository.have(CLIENT, "S", b"", 1),
     ):
-        with pytest.raises(StoreFailed, match="nothing can be stored"):
+        with pytest.raises(JournalDiverged, match="nothing can be stored"):
             call()
     assert [event.kind for event in events.listed(served.catalog)][-1] == "journal-diverged"
     assert {finding.check: finding.state for finding in served.repository.check()}[

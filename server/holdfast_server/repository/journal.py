@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from threading import Lock
 
-from holdfast_contract.errors import Conflict, HoldfastError, NotFound, StoreFailed
+from holdfast_contract.errors import Conflict, Damaged, HoldfastError, NotFound
 from holdfast_contract.limits import JOURNAL_OBJECT_BYTES_MAX, JOURNAL_RECORDS_MAX
 from holdfast_server.catalog import outbox, state
 from holdfast_server.catalog.connection import Catalog, Tx
@@ -25,8 +25,11 @@ from holdfast_server.repository.names import journal_name
 from holdfast_server.stores.port import Store
 
 
-class JournalDiverged(StoreFailed):
-    """The store's journal is not what this catalog wrote: somebody else did, or it is older."""
+class JournalDiverged(Damaged):
+    """The store's journal is not what this catalog wrote: damage, another writer, or an older one.
+
+    No repetition mends it, so whoever asked is told at once.
+    """
 
 
 class Journal:

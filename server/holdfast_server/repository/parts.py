@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from holdfast_contract.clock import Clock
-from holdfast_contract.errors import StoreFailed
 from holdfast_contract.ids import new_ulid
 from holdfast_server.catalog.connection import Catalog
-from holdfast_server.repository.journal import Journal
+from holdfast_server.repository.journal import Journal, JournalDiverged
 from holdfast_server.stores.port import Store
 
 
@@ -29,12 +28,12 @@ class Parts:
         self.journal = Journal(self.catalog, self.store)
 
     def require_writable(self) -> None:
-        """Raise StoreFailed unless catalog and store are known to agree.
+        """Raise JournalDiverged unless catalog and store are known to agree.
 
         A catalog that is older than its store would call chunks live that are long gone.
         """
         if self.refusal:
-            raise StoreFailed(
+            raise JournalDiverged(
                 f"nothing can be stored: {self.refusal}",
                 hint="holdfast doctor tells more; restores still work",
             )
