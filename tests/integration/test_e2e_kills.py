@@ -22,8 +22,11 @@ from tests.support.world import World, under
 WRITER, RESTORER = "shop/web-0", "shop/web-1"
 ROUNDS = 15
 ROUNDS_OF_SOAK = 2_000
-RATE = "2M"
-"""So slow that a job of 2 MiB lasts longer than a process needs to be killed twice."""
+RATE = "5M"
+LARGE_BYTES = 8_000_000
+"""At that rate a job lasts longer than the moments of a kill are apart."""
+MEMORY_MAX = "96M"
+"""So little that a restore fetches a large file in several batches, half written between them."""
 KILL_SECONDS_MAX = 1.6
 TEMPORARY = b".holdfast-"
 
@@ -40,7 +43,8 @@ class Scene:
 
     def start_agents(self, *, wait: bool) -> None:
         for client, root in ((WRITER, self.volume), (RESTORER, self.target)):
-            self.world.start_agent(client, [root], wait=wait)
+            memory = {"HOLDFAST_MEMORY_MAX": MEMORY_MAX}
+            self.world.start_agent(client, [root], wait=wait, **memory)
 
     def kill_agents(self) -> None:
         for client in (WRITER, RESTORER):
@@ -55,16 +59,19 @@ class Scene:
             size = rng.choice([0, 100, 4_000, 30_000])
             place = self.volume / f"data/many/below/file {number}"
             place.write_bytes(rng.randbytes(size))
-        for number in range(2):
+        for number, size in enumerate((LARGE_BYTES, 700_000)):
             place = self.volume / f"data/few/large {number}"
-            place.write_bytes(rng.randbytes(700_000))
+            place.write_bytes(rng.randbytes(size))
             (self.volume / f"data/many/link {number}").hardlink_to(place)
         (self.volume / "data/few/symlink").symlink_to("large 0")
         return scan(self.volume)
 
     def restore(self, snapshot: str) -> str:
-        """Start a restore of `snapshot` on the other client and return its job."""
-        options = ("--target", self.target / "out", "--overwrite", "always", "--delete", "--yes")
+        """Start a restore of `snapshot` on the other client and return its job.
+
+        Nothing but the restore itself may remove what a killed one left: no `--delete`.
+        """
+        options = ("--target", self.target / "out", "--overwrite", "always")
         where = ("--to", RESTORER, "--limit-download", RATE, "--detach")
         return str(self.world.json("restore", snapshot, *options, *where)["job"])
 

@@ -23,7 +23,7 @@ class Kept:
         self.client = f"hurt/{name}"
         self.source, self.out = world.top / name / "source", world.top / name / "out"
         self.source.mkdir(parents=True)
-        for number in range(4):
+        for number in range(7):
             (self.source / f"big{number}").write_bytes(os.urandom(5 << 20))
         (self.source / "small").write_bytes(b"small")
         self.store = world.data / "store"
@@ -35,8 +35,10 @@ class Kept:
         self._count = 0
 
     def packs(self) -> list[Path]:
-        """Return the packs with data, largest first."""
-        return sorted(self._of("pack"), key=lambda path: -path.stat().st_size)
+        """Return packs of content alone: directories are in the last that was written."""
+        packs = sorted(self._of("pack"), key=lambda path: path.stat().st_mtime_ns)
+        assert len(packs) >= 3, packs
+        return packs[:-1]
 
     def _of(self, kind: str) -> list[Path]:
         found = [

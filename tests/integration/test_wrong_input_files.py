@@ -34,7 +34,7 @@ def source(world: World) -> Path:
 @pytest.fixture
 def place(source: Path, request: pytest.FixtureRequest) -> Path:
     """A folder of the test's own below the root."""
-    place = source / request.node.name[:60]
+    place: Path = source / request.node.name[:60]
     place.mkdir()
     return place
 

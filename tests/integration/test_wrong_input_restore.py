@@ -142,7 +142,15 @@ def test_strip_and_include_choose_what_comes_and_where(world: World, kept: dict[
     )
     assert _files(under(out / "inc", source)) == {"two", "sub/three"}
     world.restore(
-        kept["snapshot"], "--target", out / "exc", "--exclude", "tw*", "--exclude", "[bs]*"
+        kept["snapshot"],
+        "--target",
+        out / "exc",
+        "--exclude",
+        "tw*",
+        "--exclude",
+        "big",
+        "--exclude",
+        "sub",
     )
     assert _files(under(out / "exc", source)) == {"one"}
 
@@ -205,12 +213,9 @@ def test_a_pod_decides_what_is_shown_through_the_server(world: World, tmp_path: 
     assert world.run("dump", f"{shown}:{source}/file", "--out", out).returncode == 11
     assert world.run("dump", f"{shown}:{source}/absent").returncode == 10
     assert world.run("ls", f"{shown}:/absent").returncode == 10
-    for words in (
-        ("browse", open_, "/etc"),
-        ("browse", open_, "/"),
-        ("browse", open_, f"{source}/../.."),
-    ):
-        assert world.run(*words).returncode == (2 if ".." in words[2] else 12), words
+    assert world.run("browse", open_, "/etc").returncode == 12
+    assert world.run("browse", open_, "/").returncode == 12
+    assert world.run("browse", open_, f"{source}/../..").returncode == 2
     assert world.run("browse", open_, f"{source}/absent").returncode == 10
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
+from holdfast_cli import look
 from holdfast_contract import errors
 from holdfast_contract.protocol.control import JobState
 from holdfast_contract.protocol.http import (
@@ -34,12 +36,13 @@ from tests.support.cli_api import (
     snapshot,
 )
 
+ERRORS = [kind for _, kind in sorted(errors.error_classes().items())]
 JOB = job().id
 SNAPSHOT = snapshot().id
 
 
 # --- errors
-@pytest.mark.parametrize("kind", sorted(errors.error_classes().values(), key=lambda c: c.code))
+@pytest.mark.parametrize("kind", ERRORS)
 def test_every_error_ends_with_its_exit_code_and_its_words(
     kind: type[errors.HoldfastError],
 ) -> None:
@@ -549,4 +552,16 @@ def test_a_refused_dump_makes_no_file(tmp_path: Path) -> None:
         "POST /v1/queries": errors.NotAtHand("the pod does not show content"),
     }
     assert run("dump", "latest:/f", "--out", tmp_path / "f", answers=answers).code == 12
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dump_that_breaks_in_the_middle_leaves_no_file(tmp_path: Path) -> None:
+    def broken(*_: object) -> Iterator[bytes]:
+        yield b"first"
+        yield b"second"
+        raise errors.Damaged("chunk 1 is damaged")
+
+    answers = {"GET /v1/snapshots/latest": snapshot()}
+    with patch.object(look, "_dumped", broken):
+        assert run("dump", "latest:/f", "--out", tmp_path / "f", answers=answers).code == 13
     assert list(tmp_path.iterdir()) == []

@@ -15,8 +15,8 @@ import click
 import pytest
 
 from holdfast_cli import command as command_module
-from holdfast_cli import main as main_module
 from holdfast_cli.main import cli
+from holdfast_cli.settings import VERSION
 from holdfast_contract.errors import Cancelled
 from tests.support.cli_api import run
 
@@ -172,9 +172,9 @@ def test_a_flag_after_the_command_wins_over_one_before_it() -> None:
 
 
 def test_version_and_completion(tmp_path: Path) -> None:
-    assert run("--version").out == f"holdfast {main_module.VERSION}\n"
-    assert run("version").out.split() == ["holdfast", main_module.VERSION]
-    assert json.loads(run("version", "--json").out) == {"version": main_module.VERSION}
+    assert run("--version").out == f"holdfast {VERSION}\n"
+    assert run("version").out.split() == ["holdfast", VERSION]
+    assert json.loads(run("version", "--json").out) == {"version": VERSION}
     for shell, word in (("bash", "complete "), ("zsh", "#compdef holdfast"), ("fish", "complete ")):
         assert word in run("completion", shell).out
     assert run("completion", "cmd").code == 2

@@ -14,6 +14,7 @@ from unittest.mock import patch
 import pytest
 
 from holdfast_agent.crypto.keys import KeyMaterial, format_key_file, new_key_material
+from holdfast_agent.jobs.restore import run_restore
 from holdfast_cli import local
 from holdfast_contract.errors import Unreachable
 from holdfast_contract.format.report import ReportRow
@@ -192,7 +193,7 @@ def test_a_signal_ends_it_with_130_and_leaves_no_half_file(
 def test_what_is_not_exact_ends_with_3_and_is_listed(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = local.run_restore
+    real = run_restore
 
     def planted(*args: Any, **kwargs: Any) -> Any:
         import msgspec

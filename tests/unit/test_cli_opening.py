@@ -214,6 +214,13 @@ def test_a_private_file_of_nobodys_wrap_is_refused(domain: Domain) -> None:
     assert not (domain.top / "new").exists()
 
 
+def test_a_private_file_takes_no_key_whose_record_is_changed(domain: Domain) -> None:
+    changed = domain.record[:-1] + bytes([domain.record[-1] ^ 1])
+    answers = domain.answers(**{"GET /v1/domains/shop/record": changed})
+    assert domain.recover("private", answers).code in (12, 13)
+    assert not (domain.top / "new").exists()
+
+
 def test_a_server_cannot_put_its_own_key_in_place_of_a_recovered_one(domain: Domain) -> None:
     recipient = (domain.top / "recipient").read_text()
     forged = new_domain("shop", [recipient], HandClock(NOW_NS), with_recovery=False)

@@ -187,8 +187,13 @@ def test_progress_is_drawn_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     row = job(current="/data/\x1bfile" + "x" * 60, progress=ProgressRow(files=7, bytes=1 << 20))
-    for switches in ({"as_json": True}, {"quiet": True}, {"no_progress": True}):
-        with meter_of(session_of({}, **switches), [row]) as meter:
+    silent = [
+        session_of({}, as_json=True),
+        session_of({}, quiet=True),
+        session_of({}, no_progress=True),
+    ]
+    for session in silent:
+        with meter_of(session, [row]) as meter:
             meter.update(row)
     assert terminal.getvalue() == ""
     monkeypatch.setenv("COLUMNS", "200")
@@ -212,8 +217,8 @@ def test_a_person_is_told_that_an_agent_is_away(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == ""
 
 
-def shown(capsys: pytest.CaptureFixture[str], row: JobRow, **switches: bool) -> str:
-    print_end(session_of({}, **switches), row)
+def shown(capsys: pytest.CaptureFixture[str], row: JobRow, *, quiet: bool = False) -> str:
+    print_end(session_of({}, quiet=quiet), row)
     return capsys.readouterr().out
 
 
@@ -285,7 +290,7 @@ def test_forgotten_skips_are_asked_of_an_agent() -> None:
 
 def test_a_forgotten_list_of_a_restore_is_asked_of_an_agent_by_its_job() -> None:
     session = session_of({"POST /v1/queries": rows_answer(*ROWS)})
-    result = {"files": 1, "not_exact": None, "not_exact_count": 1, "skipped": []}
+    result: dict[str, Any] = {"files": 1, "not_exact": None, "not_exact_count": 1, "skipped": []}
     row = ended(kind="restore", result=result, not_exact_sealed=b"sealed", snapshot="ab" * 32)
     found = with_names(session, row).result
     assert found is not None

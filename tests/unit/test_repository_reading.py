@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_contract.errors import InvalidInput, NotFound
+from holdfast_contract.ids import ObjectName
 from holdfast_contract.limits import FETCH_IDS_MAX
 from holdfast_server.catalog import events
 from holdfast_server.catalog.schema import ObjectKind
@@ -145,7 +146,7 @@ def test_chunks_that_lie_side_by_side_are_read_at_once(served: Served, pod: Pod)
     assert len(seen) == 1
     data = served.memory.objects
     for answer in answers:
-        held = data[answer.object][answer.offset : answer.offset + len(answer.data)]  # type: ignore[index]
+        held = data[ObjectName(answer.object)][answer.offset :][: len(answer.data)]
         assert held == answer.data
 
 
@@ -214,6 +215,17 @@ def test_a_lost_pack_loses_its_chunks_only_and_they_are_named(
     assert kinds(served) == ["chunk-damaged"] * 3
     assert statuses(grant(pod, snapshot), wanted) == [DAMAGED] * 3 + [HERE] * 3
     assert served.repository.damaged_of([snapshot]) == wanted[:3]
+
+
+def test_a_pack_cut_in_the_middle_keeps_what_lies_before_the_cut(served: Served, pod: Pod) -> None:
+    wanted = ids(6)
+    snapshot = pod.backup(wanted)
+    answers = fetched(grant(pod, snapshot), wanted)
+    name, end = ObjectName(answers[2].object), answers[2].offset + len(answers[2].data)
+    served.memory.objects[name] = served.memory.objects[name][: end + 50]
+    for _ in range(2):
+        assert statuses(grant(pod, snapshot), wanted) == [HERE] * 3 + [DAMAGED] * 3
+    assert kinds(served) == ["chunk-damaged"] * 3
 
 
 def test_another_copy_comes_when_the_first_is_lost(served: Served, pod: Pod) -> None:

@@ -24,6 +24,7 @@ from holdfast_contract.limits import HAVE_IDS_MAX, MANIFEST_BYTES_MAX, PACK_BYTE
 from holdfast_server.catalog import clients, objects
 from holdfast_server.catalog.schema import ObjectKind, ObjectState
 from holdfast_server.repository import packs, sessions
+from holdfast_server.repository.journal import JournalDiverged
 from holdfast_server.repository.reading import FetchStatus
 from tests.support.samples import ids, noise
 from tests.support.uploads import Pod, Served, full_refs, pack_of, sealed
@@ -408,4 +409,4 @@ def test_before_it_was_started_a_repository_stores_nothing(served: Served, pod: 
     served.repository._parts.refusal = "why"
     names = (session.packs[0], session.refs, session.manifest)
     found = every_call(pod, session.id, names)[:-1]
-    assert {kind for kind, _ in found} == {StoreFailed}
+    assert {kind for kind, _ in found} == {JournalDiverged}

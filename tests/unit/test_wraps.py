@@ -10,11 +10,16 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from holdfast_agent.crypto.keys import KeyMaterial, encode_key_material
 from holdfast_agent.crypto.wraps import (
     Recovery,
+    format_private_file,
     format_recipient_file,
     format_recovery_file,
+    is_private_file,
+    new_private_key,
     new_recovery,
+    parse_private_file,
     parse_recipient_file,
     parse_recovery_file,
+    public_key_of,
     recover,
     unwrap_keys,
     wrap_keys,
@@ -200,3 +205,17 @@ def test_a_wrap_line_without_a_proper_epoch_is_refused(epoch: str) -> None:
     assert "\nwrap 2 " in TEXT
     with pytest.raises(InvalidInput, match="wrap"):
         parse_recovery_file(TEXT.replace("\nwrap 2 ", f"\nwrap {epoch} "))
+
+
+def test_a_private_file_comes_back_and_is_told_apart() -> None:
+    text = format_private_file(PRIVATE)
+    assert parse_private_file(text) == PRIVATE
+    assert public_key_of(PRIVATE) == RECIPIENT
+    assert is_private_file(text)
+    assert not any(map(is_private_file, (TEXT, format_recipient_file(RECIPIENT), "")))
+    assert len(new_private_key()) == 32
+    for wrong in ("", text[:-6], f"x {text}", "holdfast-private-1 AAAA"):
+        with pytest.raises(InvalidInput):
+            parse_private_file(wrong)
+    with pytest.raises(UnsupportedVersion):
+        parse_private_file(text.replace("private-1", "private-2"))

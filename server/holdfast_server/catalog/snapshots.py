@@ -14,6 +14,7 @@ from holdfast_server.catalog.schema import (
     clients,
     domains,
     objects,
+    refs_objects,
     server_state,
     snapshots,
 )
@@ -43,6 +44,8 @@ class SnapshotRecord(NamedTuple):
     refs_key: int
     refs: str
     refs_bytes: int
+    refs_depth: int
+    """Differences below the refs object; 0: it is a full list."""
     number: int
     state: SnapshotState
     pinned: bool
@@ -77,11 +80,13 @@ def _select() -> Select[Any]:
             _manifests.c.length.label("manifest_bytes"),
             _refs.c.ulid.label("refs"),
             _refs.c.length.label("refs_bytes"),
+            refs_objects.c.depth.label("refs_depth"),
         )
         .join(clients, clients.c.key == snapshots.c.client_key)
         .join(domains, domains.c.key == snapshots.c.domain_key)
         .join(_manifests, _manifests.c.key == snapshots.c.manifest_key)
         .join(_refs, _refs.c.key == snapshots.c.refs_key)
+        .join(refs_objects, refs_objects.c.object_key == snapshots.c.refs_key)
     )
 
 

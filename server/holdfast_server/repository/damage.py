@@ -23,6 +23,7 @@ from holdfast_server.catalog.damage import Report
 from holdfast_server.catalog.domains import DomainRecord
 from holdfast_server.catalog.schema import CopyState, ObjectKind
 from holdfast_server.catalog.snapshots import SnapshotRecord
+from holdfast_server.repository.journal import JournalDiverged
 from holdfast_server.repository.journal_records import Damaged, encode_record
 from holdfast_server.repository.names import object_name, pack_ulid
 from holdfast_server.repository.parts import Parts
@@ -88,7 +89,7 @@ class Damage:
             return
         try:
             self._judge_again(domain, copy, reason)
-        except (NoSpace, StoreFailed) as exc:
+        except (NoSpace, StoreFailed, JournalDiverged) as exc:
             _log.warning("damage could not be recorded", error=exc.message)
 
     def _judge_again(self, domain: DomainRecord, copy: Copy, reason: str) -> None:

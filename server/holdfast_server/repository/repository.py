@@ -62,7 +62,8 @@ class Repository:
     def start(self) -> None:
         """Make catalog and store agree; before it nothing can be stored.
 
-        Where they contradict each other, reading works, and every writing call raises StoreFailed.
+        Where they contradict each other, reading works, and every writing call raises
+        JournalDiverged.
 
         Raises:
             NoSpace, StoreFailed: store or catalog do not work at all.
