@@ -18,6 +18,7 @@ from holdfast_contract.errors import (
     NoSpace,
     NotAuthenticated,
     Refused,
+    StoreFailed,
     Unreachable,
     error_classes,
 )
@@ -91,10 +92,11 @@ def test_what_a_repetition_cannot_mend_is_told_at_once(error: HoldfastError) -> 
     assert action.calls == 1 and cancel.waits == []
 
 
-def test_a_full_server_is_asked_for_a_minute_and_no_longer() -> None:
+@pytest.mark.parametrize("error", [NoSpace("full"), StoreFailed("broken")])
+def test_an_unfit_store_is_asked_for_a_minute_and_no_longer(error: HoldfastError) -> None:
     cancel = Cancel(Clock())
-    action = Flaky(*[NoSpace("full")] * 1000)
-    with pytest.raises(NoSpace):
+    action = Flaky(*[error] * 1000)
+    with pytest.raises(type(error)):
         call(retrying(cancel), action)
     assert 60 < cancel.clock.now <= 60 + 15
 

@@ -23,8 +23,8 @@ _T = TypeVar("_T")
 
 BACKOFF_FIRST_SECONDS = 1.0
 BACKOFF_CEILING_SECONDS = 15.0
-NO_SPACE_SECONDS = 60.0
-"""How long a full server is asked again before the job fails (docs/protocol.md)."""
+UNFIT_SECONDS = 60.0
+"""How long a server whose store is full or broken is asked again before the job fails."""
 
 
 class Backoff:
@@ -111,7 +111,8 @@ class NoRepeat:
 class Retrying:
     """Repeats calls of one job until they succeed, fail for good, or the job is cancelled.
 
-    There is no limit on the time without a server: a job goes on when the server is back.
+    There is no limit on the time without a server: a job goes on when the server is back. A server
+    that answers, but whose store is full or broken, is asked for a minute.
     """
 
     def __init__(
@@ -145,16 +146,16 @@ class _Attempts:
         self._clock = clock
         self._backoff = backoff
         self._token = credential.token
-        self._full_since: float | None = None
+        self._unfit_since: float | None = None
 
     def failed(self, error: HoldfastError) -> None:
         self._cancel.check()
         if not isinstance(error, _PASSING):
             raise error
-        if isinstance(error, NoSpace):
+        if isinstance(error, (NoSpace, StoreFailed)):
             now = self._clock.monotonic()
-            self._full_since = now if self._full_since is None else self._full_since
-            if now - self._full_since > NO_SPACE_SECONDS:
+            self._unfit_since = now if self._unfit_since is None else self._unfit_since
+            if now - self._unfit_since > UNFIT_SECONDS:
                 raise error
         _log.info("request will be repeated", code=error.code, reason=error.message)
         if isinstance(error, NotAuthenticated):

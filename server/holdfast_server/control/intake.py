@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from holdfast_contract import limits
-from holdfast_contract.errors import Conflict, Refused, TooLarge, UsageError
+from holdfast_contract.errors import Refused, TooLarge, UsageError
 from holdfast_contract.ids import ClientName, new_ulid
 from holdfast_contract.protocol.control import JobState, RestoreItem
 from holdfast_contract.protocol.http import (
@@ -40,7 +40,7 @@ class Intake:
         Raises:
             NotFound: a client or snapshot that is not there.
             Refused: a client of another domain than the snapshot's.
-            Conflict: a client that was revoked.
+            Refused: a client that was revoked.
             UsageError, TooLarge: put wrongly, or too long for one message.
         """
         match request:
@@ -98,7 +98,7 @@ class Intake:
         name = ClientName.parse(client)
         row = clients.get(self.catalog, name)
         if row.revoked_ns is not None:
-            raise Conflict(f"{name} was revoked", hint="enrol it again first")
+            raise Refused(f"{name} was revoked", hint="enrol it again first")
         data = encode_spec(spec)
         if len(data) > limits.MESSAGE_BYTES_MAX - ORDER_ROOM_BYTES:
             raise TooLarge(
