@@ -187,7 +187,9 @@ def _tree(cls: type[HoldfastError]) -> list[type[HoldfastError]]:
 
 def error_classes() -> dict[str, type[HoldfastError]]:
     """Return every error class by its code; the root counts as `internal`'s class."""
-    found = {cls.code: cls for cls in _tree(HoldfastError) if cls is not HoldfastError}
+    # Reversed: a class that shares its parent's code does not stand for it.
+    classes = reversed(_tree(HoldfastError))
+    found = {cls.code: cls for cls in classes if cls is not HoldfastError}
     assert found["internal"] is InternalError
     return found
 

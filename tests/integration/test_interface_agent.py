@@ -311,7 +311,7 @@ def test_a_revoked_client_loses_access_at_once(agents: Agents) -> None:
     assert "revoked" in log_tail(agent.log)
     assert agents.world.client_state(client) == "revoked"
     done = agents.world.run("backup", client)
-    assert done.returncode == 11, done.stderr
+    assert done.returncode == 12, done.stderr
     assert b"revoked" in done.stderr
 
 

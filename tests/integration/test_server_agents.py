@@ -296,7 +296,7 @@ async def test_a_revoked_client_is_out_at_once_and_its_jobs_with_it(world: ApiWo
     assert (await again.until(Refuse)).code == "not-authenticated"
     assert again.of(Welcome) == []
     body = {"kind": "backup", "clients": ["shop/db-0"]}
-    assert (await world.refused("POST", "/v1/jobs", json=body))["code"] == "conflict"
+    assert (await world.refused("POST", "/v1/jobs", json=body))["code"] == "refused"
     assert await state_of(world) == "revoked"
 
 
