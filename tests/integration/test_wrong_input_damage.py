@@ -35,8 +35,9 @@ class Kept:
         self._count = 0
 
     def packs(self) -> list[Path]:
-        """Return packs of content alone: directories are in the last that was written."""
-        packs = sorted(self._of("pack"), key=lambda path: path.stat().st_mtime_ns)
+        """Return packs of content alone: directories are in the last, which is not full."""
+        # Not by time: two packs are sent at once, and the small last one may overtake.
+        packs = sorted(self._of("pack"), key=lambda path: len(self.sound[path]), reverse=True)
         assert len(packs) >= 3, packs
         return packs[:-1]
 
