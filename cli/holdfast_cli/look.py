@@ -36,7 +36,12 @@ _MARKS = {"added": "+", "removed": "-", "modified": "M", "metadata": "m", "type"
 
 def register(group: click.Group) -> None:
     """Add the commands of this module."""
+    _add_lists(group)
+    _add_searches(group)
+    _add_dump(group)
 
+
+def _add_lists(group: click.Group) -> None:
     @command(group, "browse", example="holdfast browse shop/web-0 /data")
     @click.argument("client")
     @click.argument("path", default="")
@@ -55,6 +60,8 @@ def register(group: click.Group) -> None:
         rows = _rows(session, "ls", [part], recursive=recursive)
         return _print_entries(session, rows, long=long)
 
+
+def _add_searches(group: click.Group) -> None:
     @command(group, "find", example="holdfast find '*.conf' --client shop/web-0")
     @click.argument("pattern")
     @click.option("--client", "clients", multiple=True, help="only snapshots of this client")
@@ -88,6 +95,8 @@ def register(group: click.Group) -> None:
             say(f"{_MARKS.get(row['change'], '?')}  {shown_path(row)}")
         return 0
 
+
+def _add_dump(group: click.Group) -> None:
     @command(group, "dump", example="holdfast dump 3fa1c2:/data/file --out file", prints_json=False)
     @click.argument("reference", metavar="REF:PATH")
     @click.option("--out", type=click.Path(path_type=Path), help="file to write; must not exist")
