@@ -22,11 +22,11 @@ from holdfast_agent.jobs.tracking import JobCancel
 from holdfast_agent.runtime.workshop import Workshop
 from holdfast_agent.sources.clock import FileClock
 from holdfast_agent.state.directory import StateDirectory
-from holdfast_agent.state.journal import JobJournal
+from holdfast_agent.state.journal import JobJournal, JournalledJob
 from holdfast_agent.transport.channel import Channel
 from holdfast_agent.transport.http import Body, HttpClient
 from holdfast_agent.transport.retry import Credential
-from holdfast_contract.errors import HoldfastError
+from holdfast_contract.errors import HoldfastError, InvalidInput
 from holdfast_contract.logs import get_logger
 from holdfast_contract.protocol import control
 
@@ -125,7 +125,7 @@ class Agent:
             restore=self.config.restore,
             restore_roots=list(self.config.restore_roots),
             browse=self.config.browse,
-            jobs=[known.job for known in self._journal.all()],
+            jobs=[known.job for known in self._journal.all() if _order_of(known) is not None],
         )
 
     async def welcomed(self, welcome: control.Welcome) -> None:
@@ -136,8 +136,8 @@ class Agent:
             if run.outcome is not None:
                 self._spawn(self._tell_end(run))
         for known in await asyncio.to_thread(self._journal.all):
-            order = control.decode_to_agent(known.order)
-            if isinstance(order, Order):
+            order = _order_of(known)
+            if order is not None:
                 await self._begin(order)
 
     async def received(self, message: control.ToAgent) -> None:
@@ -241,3 +241,16 @@ class Agent:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _order_of(known: JournalledJob) -> Order | None:
+    """Return the order of a journalled job; None for one that this version cannot read.
+
+    Such a job must not keep the agent from its server, which will send the order again.
+    """
+    try:
+        order = control.decode_to_agent(known.order)
+    except InvalidInput:
+        _log.warning("a job of the journal is not understood", job=known.job)
+        return None
+    return order if isinstance(order, Order) else None

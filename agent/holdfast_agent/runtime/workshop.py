@@ -174,6 +174,7 @@ class Workshop:
             clock=self._clock,
             workers=self._config.workers,
             memory_max=self._config.memory_max_bytes,
+            open_spool=self._state.spool,
         )
 
     def _backup(self, run: JobRun, order: control.Backup, bench: Bench) -> Outcome:
@@ -247,18 +248,20 @@ class Workshop:
         client = self._make_client()
         cancel.breaks(client.abort)
         path = f"/agent/v1/answers/{query.query}"
+        download = self.limits.begin(is_upload=False, own=0)
         try:
             chunks = HttpChunks(
                 client,
                 agent_routes(query.query),
                 cancel=cancel,
-                limit=self.limits.begin(is_upload=False, own=0),
+                limit=download,
                 repeating=NoRepeat(),
             )
             self._send_answer(client, path, query, chunks, cancel)
         except HoldfastError as error:
             _log.info("a query is not answered", kind=query.kind, code=error.code)
         finally:
+            self.limits.end(download)
             client.close()
 
     def _send_answer(
