@@ -8,10 +8,9 @@ from holdfast_agent.runtime.service import _order_of
 from holdfast_agent.runtime.workshop import Limits
 from holdfast_agent.sources.clock import SystemFileClock
 from holdfast_agent.state.journal import JournalledJob
-from holdfast_contract.ids import new_ulid
 from holdfast_contract.protocol import control
 
-JOB = new_ulid()
+JOB = "01K8Z300000000000000000000"
 
 
 @pytest.mark.parametrize(
