@@ -191,7 +191,8 @@ def test_hard_links_come_back_across_directories(target: Target, tmp_path: Path)
     two = target.directory((b"two",), create=True)
     with one.create_file(b"first") as writer:
         writer.write(b"content", 0)
-        identity = writer.commit()
+        identity = writer.identity()
+        writer.commit()
     (top / "two" / "other").write_bytes(b"replaced")
     make_link(two, b"second", one, b"first", identity)
     make_link(two, b"other", one, b"first", identity)
@@ -219,7 +220,8 @@ def test_other_kinds_have_several_names_too(
 def test_a_link_to_a_file_that_was_replaced_is_not_made(target: Target, tmp_path: Path) -> None:
     directory = target.directory(())
     with directory.create_file(b"first") as writer:
-        identity = writer.commit()
+        identity = writer.identity()
+        writer.commit()
     (tmp_path / "victim").write_bytes(b"not ours")
     os.unlink(tmp_path / "top" / "first")
     for replace in (os.link, os.symlink):
@@ -237,7 +239,8 @@ def test_a_link_to_a_file_that_was_replaced_is_not_made(target: Target, tmp_path
 def test_a_link_in_place_of_a_directory_is_in_the_way(target: Target, tmp_path: Path) -> None:
     directory = target.directory(())
     with directory.create_file(b"first") as writer:
-        identity = writer.commit()
+        identity = writer.identity()
+        writer.commit()
     (tmp_path / "top" / "second").mkdir()
     with pytest.raises(InTheWay):
         make_link(directory, b"second", directory, b"first", identity)
@@ -251,7 +254,8 @@ def test_the_agents_own_file_is_not_replaced_by_a_node_or_link(tmp_path: Path) -
     with Target.open(os.fsencode(tmp_path / "top"), run="r", own=own) as target:
         directory = target.directory(())
         with directory.create_file(b"first") as writer:
-            identity = writer.commit()
+            identity = writer.identity()
+            writer.commit()
         with pytest.raises(EntryFailed):
             make_link(directory, b"key", directory, b"first", identity)
         with pytest.raises(EntryFailed):

@@ -20,7 +20,7 @@ from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.limits import CHUNK_PLAIN_BYTES_MAX, KIB
 
 _SETID: Final = stat.S_ISUID | stat.S_ISGID
-_FORMATS: Final = {
+_FORMATS: Final[dict[int, int]] = {
     EntryType.FILE: stat.S_IFREG,
     EntryType.DIRECTORY: stat.S_IFDIR,
     EntryType.SYMLINK: stat.S_IFLNK,
@@ -33,7 +33,7 @@ _FORMATS: Final = {
 
 def is_of_type(info: os.stat_result, entry: Stat) -> bool:
     """Tell whether what is there is of the entry's type."""
-    return stat.S_IFMT(info.st_mode) == _FORMATS[EntryType(entry.type)]
+    return stat.S_IFMT(info.st_mode) == _FORMATS[entry.type]
 
 
 def standing_of(info: os.stat_result) -> tuple[int, ...]:

@@ -85,10 +85,11 @@ class TargetDirectory:
         """Return a writer for `name`, under a temporary name of mode 0600 until it is committed.
 
         Raises:
-            EntryFailed: it cannot be made, or would replace one of the agent's own files.
+            EntryFailed: it cannot be made.
             NoSpace, Refused: the target is full or read-only.
+            InvalidInput: it is not one name.
         """
-        self.guard(name)
+        check_plain(name)
         return Writer(self, name)
 
     def open_existing(self, name: bytes) -> ExistingFile | None:

@@ -247,7 +247,8 @@ class Execution:
         if work.offset != stat.size:
             raise _wrong_content(work)
         losses = writer.finish(stat.size, stat, work.content, work.portion.policy)
-        identity = writer.commit()
+        identity = None if work.group is None else writer.identity()
+        writer.commit()
         work.writer = self._writer = None
         if work.group is not None:
             work.group.written = identity

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -84,10 +85,11 @@ def apply(
     place: int | str = by_descriptor(descriptor) if is_handle else descriptor
     losses: list[Loss] = []
     before = os.fstat(descriptor)
-    _set_owner(place, before, content)
+    is_moved = _set_owner(place, before, content)
     wanted = _wanted_attributes(content, policy, losses)
     refused = _set_attributes(place, wanted)
-    mode = _mode(os.fstat(descriptor), entry, content, policy, losses)
+    now = os.fstat(descriptor) if is_moved else before
+    mode = _mode(now, entry, content, policy, losses)
     refused_mode = "" if mode is None else _set_mode(place, mode)
     refused_times = _set_times(place, before, entry.mtime_ns)
     after = os.fstat(descriptor)
@@ -104,20 +106,19 @@ def apply(
     return losses
 
 
-def _set_owner(place: int | str, before: os.stat_result, content: Content) -> None:
-    """Set what may be set; reading back tells the rest."""
+def _set_owner(place: int | str, before: os.stat_result, content: Content) -> bool:
+    """Set what may be set; return whether it was another. Reading back tells the rest."""
     if (before.st_uid, before.st_gid) == (content.uid, content.gid):
-        return
+        return False
     uid = content.uid if content.uid <= _ID_MAX else -1
     gid = content.gid if content.gid <= _ID_MAX else -1
     try:
         os.chown(place, uid, gid)
     except OSError:
         # Without privilege an owner may still give a file to a group that it is in.
-        try:
+        with suppress(OSError):
             os.chown(place, -1, gid)
-        except OSError:
-            return
+    return True
 
 
 def _compare_owner(after: os.stat_result, content: Content, losses: list[Loss]) -> None:

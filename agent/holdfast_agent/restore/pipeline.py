@@ -44,9 +44,20 @@ class _Batch:
     """Chunks that the batch before fetches."""
     carried: Opened = field(default_factory=dict)
     fetch: Future[Opened] | None = None
+    cost: int = 0
+    """Bytes of its chunks, each counted as `_CHUNK_BYTES_AT_LEAST` at least."""
 
-    def cost(self) -> int:
-        return sum(max(length, _CHUNK_BYTES_AT_LEAST) for length in self.chunks.values())
+    def add(self, step: Step) -> None:
+        """Append a step and the chunks that it needs."""
+        self.steps.append(step)
+        if not isinstance(step, Piece):
+            return
+        for extent in step.wanted():
+            known = self.chunks.get(extent.chunk, 0)
+            length = max(extent.offset + extent.length, _CHUNK_BYTES_AT_LEAST)
+            if length > known:
+                self.chunks[extent.chunk] = length
+                self.cost += length - known
 
 
 class Pipeline:
@@ -69,15 +80,11 @@ class Pipeline:
     def put(self, step: Step) -> None:
         """Take the next step; now and then this executes a batch of earlier ones."""
         batch = self._filling
-        if isinstance(step, Piece):
-            for extent in step.wanted():
-                length = extent.offset + extent.length
-                batch.chunks[extent.chunk] = max(batch.chunks.get(extent.chunk, 0), length)
-        batch.steps.append(step)
+        batch.add(step)
         if (
             len(batch.steps) >= STEPS_MAX
             or len(batch.chunks) >= _CHUNKS_MAX
-            or batch.cost() >= self._bytes_max
+            or batch.cost >= self._bytes_max
         ):
             self._turn()
 

@@ -16,7 +16,7 @@ from holdfast_contract import limits
 from holdfast_contract.errors import Damaged
 from holdfast_contract.protocol.http import path_fields
 
-TYPE_NAMES = {
+TYPE_NAMES: dict[int, str] = {
     EntryType.FILE: "file",
     EntryType.DIRECTORY: "directory",
     EntryType.SYMLINK: "symlink",
@@ -100,7 +100,7 @@ class Tally:
             self.unchanged += 1
         else:
             self.overwritten += 1
-        self._tell(action, found.path, TYPE_NAMES[EntryType(stat.type)], size)
+        self._tell(action, found.path, TYPE_NAMES[stat.type], size)
         self.progress.add(files=int(stat.type != EntryType.DIRECTORY), bytes=size, moved=1)
 
     def removed(self, path: bytes, kind: str, size: int) -> None:

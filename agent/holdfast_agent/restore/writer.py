@@ -94,6 +94,8 @@ class Writer:
         """
         self.name = name
         self._home = home
+        self._written_to = 0
+        """Where what was written ends."""
         self._temporary = home.temporary_name()
         with KERNEL_ERRORS:
             self.descriptor = os.open(self._temporary, _NEW, 0o600, dir_fd=home.descriptor)
@@ -111,6 +113,7 @@ class Writer:
                 done = os.pwrite(self.descriptor, view, offset)
                 view = view[done:]
                 offset += done
+        self._written_to = max(self._written_to, offset)
 
     def clone(self, source: ExistingFile, offset: int, length: int) -> None:
         """Copy a range of an existing file to the same place here, without user space if possible.
@@ -129,6 +132,7 @@ class Writer:
                 if done == 0:
                     raise EntryFailed(Reason.CHANGED, "the existing file has become shorter")
                 offset += done
+        self._written_to = max(self._written_to, end)
 
     def _cloned(self, source: int, offset: int, length: int) -> int:
         try:
@@ -156,21 +160,29 @@ class Writer:
             EntryFailed, NoSpace: the kernel refuses.
         """
         with KERNEL_ERRORS:
-            os.ftruncate(self.descriptor, size)
+            if self._written_to != size:
+                os.ftruncate(self.descriptor, size)
             return apply(self.descriptor, entry, content, policy)
 
-    def commit(self) -> Identity:
-        """Give the file its name in place of what is no directory; return which file it is.
+    def identity(self) -> Identity:
+        """Return which file it is: what further names of it are linked to.
+
+        Raises:
+            EntryFailed: the kernel refuses.
+        """
+        with KERNEL_ERRORS:
+            info = os.fstat(self.descriptor)
+        return info.st_dev, info.st_ino
+
+    def commit(self) -> None:
+        """Give the file its name in place of what is no directory, and close it.
 
         Raises:
             InTheWay: a directory has that name; it may be removed and this called again.
             EntryFailed: the kernel refuses.
         """
-        with KERNEL_ERRORS:
-            info = os.fstat(self.descriptor)
         self._home.rename(self._temporary, self.name)
         self._end()
-        return info.st_dev, info.st_ino
 
     def abort(self) -> None:
         """Remove the temporary file; harmless after `commit`.

@@ -198,6 +198,12 @@ class Snapshot:
     # --- parts of entries
     def extents(self, entry: Entry) -> Iterator[Extent]:
         """Yield a file's content or a directory's pages, in order, wherever they are listed."""
+        if not entry.content.spill:
+            # In the page itself: decoding has held their sum against the file's size.
+            return iter(entry.content.extents)
+        return self._spilled(entry)
+
+    def _spilled(self, entry: Entry) -> Iterator[Extent]:
         with _as_damage():
             yield from extents_of(entry.stat, entry.content, self._block)
 
