@@ -33,9 +33,16 @@ def asked_bytes(api: Api, query: QueryCreate) -> Iterator[bytes]:
 
 
 def _lines(api: Api, query: QueryCreate) -> Iterator[bytes]:
+    """Yield the lines of an answer; one beyond the limit comes in parts, which are no rows."""
+    rest = b""
     with api.ask(query) as stream:
-        while line := stream.readline(LINE_BYTES_MAX):
-            yield line
+        while piece := stream.read_some(COPY_BYTES):
+            *lines, rest = (rest + piece).split(b"\n")
+            yield from lines
+            if len(rest) > LINE_BYTES_MAX:
+                yield rest
+                rest = b""
+    yield rest
 
 
 def parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
@@ -45,9 +52,10 @@ def parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
         HoldfastError: the answer broke in the middle, or ends without its mark.
     """
     torn: InvalidInput | None = None
+    decode = msgspec.json.Decoder(dict[str, Any]).decode
     for line in filter(bytes.strip, lines):
         try:
-            row = msgspec.json.decode(line, type=dict[str, Any])
+            row = decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
             # Where an answer broke inside a row, the next line says why.
             torn = InvalidInput("the answer is malformed", hint=str(exc))

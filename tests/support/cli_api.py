@@ -58,8 +58,8 @@ class _Stream:
     def read(self, size: int) -> bytes:
         return self._file.read(size)
 
-    def readline(self, limit: int) -> bytes:
-        return self._file.readline(limit)
+    def read_some(self, size: int) -> bytes:
+        return self._file.read1(size)
 
 
 @dataclass

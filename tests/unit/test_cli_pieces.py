@@ -6,11 +6,15 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from holdfast_cli.answers import parsed
+from holdfast_cli.answers import asked_rows, parsed
+from holdfast_cli.api import Api
 from holdfast_cli.output import (
     facts,
     moment,
@@ -22,6 +26,7 @@ from holdfast_cli.output import (
 from holdfast_cli.references import Part, resolve, split_reference
 from holdfast_cli.secrets import SecretFile
 from holdfast_contract.errors import Conflict, Damaged, InvalidInput, UsageError
+from holdfast_contract.protocol.http import QueryCreate
 from tests.support.cli_api import FakeApi, snapshot
 
 
@@ -140,6 +145,46 @@ def test_nothing_is_printed_where_the_first_row_fails(capsys: pytest.CaptureFixt
     with pytest.raises(InvalidInput):
         print_json_rows(rows())
     assert capsys.readouterr().out == ""
+
+
+@dataclass
+class Answer:
+    """What an agent answers, in pieces of at most `size` bytes."""
+
+    stream: io.BytesIO
+    size: int
+
+    def read_some(self, most: int) -> bytes:
+        return self.stream.read(min(most, self.size))
+
+
+@dataclass
+class Asked:
+    """An API that has one answer."""
+
+    answer: Answer
+
+    @contextmanager
+    def ask(self, query: QueryCreate) -> Iterator[Answer]:
+        assert query.kind == "ls"
+        yield self.answer
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+def test_an_answers_lines_are_found_wherever_its_pieces_end(size: int) -> None:
+    rows = [{"path": f"/{number}"} for number in range(20)]
+    whole = b"".join(json.dumps(row).encode() + b"\n" for row in [*rows, {"type": "end"}])
+    stream = io.BytesIO(whole)
+
+    asked = cast(Api, Asked(Answer(stream, size)))
+    assert list(asked_rows(asked, QueryCreate(kind="ls"))) == rows
+
+
+def test_a_line_beyond_the_limit_is_no_row() -> None:
+    stream = io.BytesIO(b'{"path": "' + b"x" * (3 << 20) + b'"}\n{"type": "end"}\n')
+    asked = cast(Api, Asked(Answer(stream, 1 << 18)))
+    with pytest.raises(InvalidInput, match="malformed"):
+        list(asked_rows(asked, QueryCreate(kind="ls")))
 
 
 # --- references

@@ -10,7 +10,6 @@ import msgspec
 from holdfast_agent.restore.tally import TYPE_NAMES
 from holdfast_agent.snapshots.snapshot import Found
 from holdfast_agent.sources.live import LiveRow
-from holdfast_agent.tree.entry import EntryType
 from holdfast_contract.clock import rfc3339
 from holdfast_contract.protocol.http import path_fields
 
@@ -31,7 +30,7 @@ def entry_row(found: Found) -> dict[str, Any]:
     stat, content = found.entry.stat, found.entry.content
     return {
         **path_fields(found.path),
-        "type": TYPE_NAMES[EntryType(stat.type)],
+        "type": TYPE_NAMES[stat.type],
         "mode": stat.mode,
         "uid": content.uid,
         "gid": content.gid,

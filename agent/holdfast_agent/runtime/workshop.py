@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import chain
+from typing import Final, Protocol
 
 import msgspec
 
@@ -35,8 +36,11 @@ from holdfast_agent.transport.retry import Credential, NoRepeat, Retrying, call
 from holdfast_agent.transport.uploads import SessionUploads
 from holdfast_contract.errors import HoldfastError
 from holdfast_contract.format.domain import DomainBody
+from holdfast_contract.limits import KIB
 from holdfast_contract.logs import get_logger
 from holdfast_contract.protocol import control
+
+_ANSWER_PIECE_BYTES: Final = 64 * KIB
 
 _log = get_logger(__name__)
 
@@ -288,12 +292,18 @@ class Workshop:
             told = json.dumps(msgspec.to_builtins(failure))
             client.call("POST", path, headers={"Holdfast-Error": told})
             return
-        client.call("POST", path, body=Body(None, lambda: _with_first(first, pieces)))
+        client.call("POST", path, body=Body(None, lambda: _joined(chain([first], pieces))))
 
 
-def _with_first(first: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    if first:
-        yield first
+def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Join the lines of an answer: each piece sent costs a chunk of HTTP and a TLS record."""
+    waiting: list[bytes] = []
+    size = 0
     for piece in pieces:
-        if piece:
-            yield piece
+        waiting.append(piece)
+        size += len(piece)
+        if size >= _ANSWER_PIECE_BYTES:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if size:
+        yield b"".join(waiting)

@@ -25,7 +25,7 @@ from holdfast_agent.tree.entry import (
     Extent,
     Stat,
 )
-from holdfast_agent.tree.page import Page, decode_page
+from holdfast_agent.tree.page import Page, decode_page, page_stats
 from holdfast_contract import limits
 from holdfast_contract.errors import (
     Damaged,
@@ -181,6 +181,54 @@ class Snapshot:
                     raise budget.broken("is deeper than the format allows")
                 stack.append(self._below(found, on_damage))
 
+    def paths(self, start: Found) -> Iterator[list[bytes]]:
+        """Yield the paths of everything below `start`, in the order of `walk`, some at a time.
+
+        Cost: of a page without directories only the stat part is decoded, a microsecond an entry.
+
+        Raises:
+            Damaged: as `walk`.
+        """
+        budget = _Budget(self)
+        stack = [self._paths_in(start, budget)]
+        while stack:
+            step = next(stack[-1], None)
+            if step is None:
+                stack.pop()
+                continue
+            paths, below = step
+            yield paths
+            if below is not None:
+                if len(stack) > limits.DEPTH_MAX:
+                    raise budget.broken("is deeper than the format allows")
+                stack.append(self._paths_in(below, budget))
+
+    def _paths_in(
+        self, directory: Found, budget: _Budget
+    ) -> Iterator[tuple[list[bytes], Found | None]]:
+        """Yield runs of paths, each with the directory to go down into after it."""
+        if not directory.is_directory:
+            yield [directory.path], None
+            return
+        prefix = joined(directory.path, b"")
+        last = b""
+        for extent in self.extents(directory.entry):
+            with _as_damage(extent):
+                stats = page_stats(self.part(extent))
+            if stats[0].name <= last:
+                raise _broken("pages out of order", extent)
+            last = stats[-1].name
+            budget.spend_entries(len(stats))
+            first = 0
+            page: Page | None = None
+            for at, stat in enumerate(stats):
+                if stat.type == EntryType.DIRECTORY and not stat.flags & EntryFlag.SKIPPED:
+                    run = [prefix + one.name for one in stats[first : at + 1]]
+                    page = page or self._page(extent)
+                    yield run, Found(run[-1], Entry(stat, page.contents[at]))
+                    first = at + 1
+            yield [prefix + one.name for one in stats[first:]], None
+
     def _below(self, found: Found, on_damage: OnDamage | None) -> Iterator[Found]:
         for entry in self.children(found.entry, found.path, on_damage):
             yield Found(joined(found.path, entry.stat.name), entry)
@@ -284,6 +332,12 @@ class _Budget:
             self._bytes -= stat.size
         if self._entries < 0 or self._bytes < 0:
             raise self.broken("has more entries or bytes than its manifest counts")
+
+    def spend_entries(self, count: int) -> None:
+        """Spend entries of which the bytes are not looked at."""
+        self._entries -= count
+        if self._entries < 0:
+            raise self.broken("has more entries than its manifest counts")
 
     def broken(self, what: str) -> Damaged:
         name = self._snapshot.id.hex()

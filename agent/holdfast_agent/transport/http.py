@@ -100,10 +100,10 @@ class Stream:
         if self.read(1):
             raise InvalidInput("the server's answer is longer than it should be")
 
-    def readline(self, limit: int) -> bytes:
-        """Return one line with its end, at most `limit` bytes; empty at the end."""
+    def read_some(self, size: int) -> bytes:
+        """Return what has come, at most `size` bytes; empty at the end."""
         with _translated():
-            return self._response.readline(limit)
+            return self._response.read1(size)
 
 
 def trusting(ca: Path | None) -> ssl.SSLContext:
