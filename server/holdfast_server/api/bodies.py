@@ -9,14 +9,11 @@ from contextlib import asynccontextmanager
 from aiohttp import ClientPayloadError, web
 
 from holdfast_contract.errors import TooLarge, Unreachable, UsageError
-from holdfast_contract.limits import KIB
 
 IDLE_SECONDS = 60.0
 """Longest silence inside a body: a throttled agent sends something every second."""
 SMALL_BODY_SECONDS = 60.0
 """Longest time that a whole small body may take, however steadily it drips."""
-PIECE_BYTES = 512 * KIB
-"""A streamed body is handed on in pieces of about this: far above a TLS record, below a pack."""
 
 
 def declared_length(request: web.Request) -> int:
@@ -76,30 +73,30 @@ async def pieces(
     request: web.Request,
     bytes_max: int,
     counted: Callable[[int], None],
+    *,
     idle_seconds: float = IDLE_SECONDS,
 ) -> AsyncIterator[bytes]:
-    """Yield the body in pieces of about PIECE_BYTES; `counted` is told of every arrival.
+    """Yield the body as it arrives, a TLS record or some of them at a time.
+
+    `counted` is told of every arrival.
 
     Raises:
         TooLarge: it is longer than `bytes_max`.
         Unreachable: nothing arrived for `idle_seconds`, or the connection broke.
     """
     check_length(request, bytes_max)
+    now = asyncio.get_running_loop().time
     total = 0
-    waiting: list[bytes] = []
-    size = 0
-    while True:
-        async with translated_body(), asyncio.timeout(idle_seconds):
+    # One timer for the whole body: a new one for each piece costs as much as decrypting it.
+    async with translated_body(), asyncio.timeout(None) as silence:
+        while True:
+            silence.reschedule(now() + idle_seconds)
             piece = await request.content.readany()
-        total += len(piece)
-        size += len(piece)
-        if total > bytes_max:
-            raise TooLarge(f"the body is longer than {bytes_max} bytes")
-        counted(len(piece))
-        waiting.append(piece)
-        if waiting and (size >= PIECE_BYTES or not piece):
-            if size:
-                yield b"".join(waiting)
-            waiting, size = [], 0
-        if not piece:
-            return
+            silence.reschedule(None)
+            if not piece:
+                return
+            total += len(piece)
+            if total > bytes_max:
+                raise TooLarge(f"the body is longer than {bytes_max} bytes")
+            counted(len(piece))
+            yield piece
