@@ -44,6 +44,14 @@ soak: venv ## the long lanes: thousands of generated trees and kills
 	@requirements/system
 	$(BIN)/pytest -n $(WORKERS) --dist load -m soak --timeout 0 --hypothesis-profile soak
 
+.PHONY: bench
+bench: venv ## side by side with other backup programs; BENCH_TOOLS: their runner, BENCH_SETS: data sets
+	tests/bench/run
+
+.PHONY: bench-quick
+bench-quick: venv ## has something become slower? ratios to the machine's own speed, two minutes
+	$(BIN)/python tests/bench/quick.py
+
 .PHONY: lock
 lock: venv ## write the lock files anew (UPGRADE=1 takes the newest versions)
 	requirements/lock $(if $(UPGRADE),--upgrade)
