@@ -222,6 +222,11 @@ class Decider:
         return self._check.is_right(existing, work.portion.snapshot, work.found.entry)
 
     def _pieces(self, work: FileWork, existing: ExistingFile | None) -> None:
+        content = work.content
+        if existing is None and not content.spill and len(content.extents) <= 1:
+            # Most files: new and in one part, of a length that decoding its page has checked.
+            self._emit(Piece(work, [Part(extent, False) for extent in content.extents], True))
+            return
         if not self._dry_run:
             try:
                 parts = self._all_but_last(work, existing)

@@ -14,6 +14,7 @@ from holdfast_agent.restore.comparison import metadata_differs
 from holdfast_agent.restore.decide import Decider, leaves_alone, whole_content
 from holdfast_agent.restore.destination import Destination, Spot
 from holdfast_agent.restore.failures import EntryFailed
+from holdfast_agent.restore.selection import Selection
 from holdfast_agent.restore.steps import Enter, Leave, Level, Portion, Step
 from holdfast_agent.restore.tally import Action, Tally
 from holdfast_agent.snapshots.snapshot import Found, joined
@@ -172,6 +173,8 @@ class Planner:
 
     def _enter(self, level: Level) -> None:
         """Have the directory and those above it made, if that was not asked for yet."""
+        if level.entered:
+            return
         chain = []
         above: Level | None = level
         while above is not None and not above.entered:
@@ -211,14 +214,9 @@ class Planner:
 
     def _entry(self, portion: Portion, found: Found) -> None:
         level = self._levels[-1]
-        selection = portion.selection
-        if (
-            level.is_lost
-            or level.spot is None
-            or found.entry.stat.flags & EntryFlag.SKIPPED
-            or selection.excludes(found.path, is_directory=False)
-            or not (level.is_included or selection.includes(found.path, is_directory=False))
-        ):
+        if level.is_lost or level.spot is None or found.entry.stat.flags & EntryFlag.SKIPPED:
+            return
+        if not self._takes(portion.selection, level, found):
             return
         self._progress.current(found.path)
         self._enter(level)
@@ -228,6 +226,13 @@ class Planner:
             self._tally.failed(found.path, failure)
         except Damaged as damage:
             self._tally.broke(found.path, damage)
+
+    def _takes(self, selection: Selection, level: Level, found: Found) -> bool:
+        if selection.is_everything:
+            return True
+        if selection.excludes(found.path, is_directory=False):
+            return False
+        return level.is_included or selection.includes(found.path, is_directory=False)
 
     def _is_skipped(self, portion: Portion, found: Found) -> bool:
         if not found.entry.stat.flags & EntryFlag.SKIPPED:

@@ -35,6 +35,8 @@ class Selection:
         self._include = Rules(include, self._base)
         self._exclude = Rules(exclude, self._base)
         self.takes_all = not self._include
+        self.is_everything = self.takes_all and not self._exclude
+        """Whether nothing is left out."""
 
     def excludes(self, path: bytes, *, is_directory: bool) -> bool:
         """Tell whether an entry is left out; its parents have been asked before."""
@@ -45,11 +47,6 @@ class Selection:
         """Tell whether an entry is named by the includes; what is below it then is as well."""
         relative = relative_to(path, self._base)
         return self.takes_all or (bool(relative) and self._include.match(relative, is_directory))
-
-    @property
-    def is_everything(self) -> bool:
-        """Whether nothing is left out."""
-        return self.takes_all and not self._exclude
 
     def is_hidden(self, path: bytes, *, is_directory: bool) -> bool:
         """Tell whether the patterns keep this restore from saying anything of `path`."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from holdfast_agent.crypto.keys import ContentHasher
 from holdfast_agent.restore.destination import Spot
 from holdfast_agent.restore.metadata import Policy
@@ -155,8 +157,7 @@ class Leave:
     level: Level
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """An extent of a file's content."""
 
     extent: Extent
@@ -164,8 +165,7 @@ class Part:
     """The existing file has it at the same place: it is cloned from there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """Some parts of a file's content, in order."""
 
     work: FileWork

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+import msgspec
 
 from holdfast_agent.crypto.keys import DomainKeys
 from holdfast_agent.crypto.records import open_signed_manifest
@@ -48,8 +49,7 @@ OnDamage = Callable[[bytes, Damaged], None]
 """Called with the path of a directory of which a part cannot be read."""
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """One entry and where it stands."""
 
     path: bytes
