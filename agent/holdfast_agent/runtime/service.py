@@ -56,6 +56,7 @@ class Agent:
         self._journal = JobJournal(self.state)
         self._credential = Credential()
         self._runs: dict[str, JobRun] = {}
+        self._has_work = asyncio.Event()
         self._queries: dict[str, JobCancel] = {}
         self._query_threads = ThreadPoolExecutor(QUERIES_AT_ONCE, thread_name_prefix="query")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -170,6 +171,7 @@ class Agent:
                 told=self._told,
             )
             self._runs[order.job] = run
+            self._has_work.set()
             await asyncio.to_thread(self._note, order)
             run.start()
         await self._channel.send(control.Accepted(job=order.job))
@@ -221,10 +223,13 @@ class Agent:
 
     async def _report(self) -> None:
         while True:
-            await asyncio.sleep(PROGRESS_SECONDS)
-            for run in list(self._runs.values()):
-                if run.outcome is None:
-                    await self._channel.send(run.message())
+            await self._has_work.wait()
+            self._has_work.clear()
+            while runs := [run for run in self._runs.values() if run.outcome is None]:
+                await asyncio.sleep(PROGRESS_SECONDS)
+                for run in runs:
+                    if run.outcome is None:
+                        await self._channel.send(run.message())
 
     # --- queries
     async def _answer(self, query: control.Query) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import asyncio
+from typing import Any, Protocol
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
@@ -14,6 +15,23 @@ HEARTBEAT_SECONDS = 25.0
 """A silent agent is found dead after at most one and a half of it."""
 CLOSE_SECONDS = 2.0
 """How long the other side may take to say goodbye."""
+TLS_BUFFER_BYTES = 16 * limits.KIB
+"""One TLS record: messages are short, and a thousand agents are idle at most times."""
+
+
+def shrink_tls_buffer(transport: asyncio.BaseTransport | None) -> bool:
+    """Give an idle connection a receive buffer of TLS_BUFFER_BYTES; False where there is none.
+
+    asyncio keeps 256 KiB for each TLS connection and has no public way to say otherwise; the
+    buffer is empty between two callbacks, and a smaller `max_size` only makes reads smaller.
+    """
+    protocol: Any = getattr(transport, "_ssl_protocol", None)
+    if not hasattr(protocol, "_ssl_buffer_view"):
+        return False
+    protocol.max_size = TLS_BUFFER_BYTES
+    protocol._ssl_buffer = bytearray(TLS_BUFFER_BYTES)
+    protocol._ssl_buffer_view = memoryview(protocol._ssl_buffer)
+    return True
 
 
 class Channel(Protocol):
@@ -47,6 +65,7 @@ class WebSocketChannel:
     async def open(self, request: web.BaseRequest) -> web.WebSocketResponse:
         """Upgrade `request`; return the response that its handler returns."""
         await self._socket.prepare(request)
+        shrink_tls_buffer(request.transport)
         return self._socket
 
     async def send(self, message: Message) -> None:
