@@ -52,5 +52,13 @@ def _print_lines(session: Session, rows: list[EventRow]) -> None:
         if session.as_json:
             print_json(row)
         else:
-            who = f"{row.client}: " if row.client else ""
-            say(f"{moment(row.time)}  {row.kind}  {printable(who + row.message)}")
+            say(f"{moment(row.time)}  {row.kind}  {printable(_text(row))}")
+
+
+def _text(row: EventRow) -> str:
+    """Return what happened to whom and, of an act, who did it."""
+    whom = f"{row.client}: " if row.client else ""
+    by = row.details.get("name") or row.details.get("by")
+    code, route = row.details.get("code"), row.details.get("route")
+    reason = f" ({code}: {route})" if code and route else ""
+    return f"{whom}{row.message}{reason}{f', by {by}' if by else ''}"

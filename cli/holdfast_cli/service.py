@@ -83,7 +83,6 @@ def register(group: click.Group) -> None:
 
 
 def _facts(row: StatusRow) -> list[tuple[str, str]]:
-    free = f"{size(row.store_free_bytes)}, of which {size(row.store_reserve_bytes)} are a reserve"
     return [
         ("version", row.version),
         ("started", moment(row.started)),
@@ -91,7 +90,17 @@ def _facts(row: StatusRow) -> list[tuple[str, str]]:
         ("domains", f"{row.domains:,}"),
         ("snapshots", f"{row.snapshots:,}"),
         ("jobs", f"running {row.jobs_running:,}, queued {row.jobs_queued:,}"),
+        *_stored(row),
+    ]
+
+
+def _stored(row: StatusRow) -> list[tuple[str, str]]:
+    """Return what concerns the whole store; nothing where the token is limited to domains."""
+    if row.stored_bytes is None:
+        return []
+    free, reserve = size(row.store_free_bytes or 0), size(row.store_reserve_bytes or 0)
+    return [
         ("stored", f"{size(row.stored_bytes)} in {row.packs:,} packs, {row.chunks:,} chunks"),
         ("damaged", f"{row.damaged_chunks:,} chunks"),
-        ("free", free),
+        ("free", f"{free}, of which {reserve} are a reserve"),
     ]

@@ -10,7 +10,7 @@ import click
 from holdfast_cli.command import Session, command, noun
 from holdfast_cli.output import moment, print_json, say, table
 from holdfast_cli.secrets import SecretFile
-from holdfast_contract.protocol.http import EnrolTokenCreate, TokenCreate, TokenRow
+from holdfast_contract.protocol.http import ROLES, EnrolTokenCreate, TokenCreate, TokenRow
 from holdfast_contract.settings.kinds import parse_duration
 
 
@@ -53,9 +53,20 @@ def _add_enrol_create(group: click.Group) -> None:
 
 
 def _add_token_create(group: click.Group) -> None:
-    @command(group, "create", example="holdfast token create --role admin --out ci.token")
-    @click.option("--role", type=click.Choice(["admin"]), required=True, help="what it may do")
-    @click.option("--domain", "domains", multiple=True, help="only in this domain")
+    @command(
+        group,
+        "create",
+        example="holdfast token create --role operator --domain shop --ttl 90d --out ci.token",
+    )
+    @click.option(
+        "--role",
+        type=click.Choice(ROLES),
+        required=True,
+        help="viewer: read; operator: also jobs and restores; admin: all",
+    )
+    @click.option(
+        "--domain", "domains", multiple=True, help="only in this domain (may be repeated)"
+    )
     @click.option("--ttl", help="how long it works (default: until revoked)")
     @click.option(
         "--out", type=click.Path(path_type=Path), required=True, help="file to write (mode 0600)"
@@ -116,6 +127,8 @@ def _add_list_and_revoke(group: click.Group, path: str) -> None:
 
 
 def _cells(row: TokenRow) -> tuple[str, ...]:
-    whom = row.client or row.domain or row.role
+    whom = row.client or row.domain
+    if row.role:
+        whom = f"{row.role} in {whom}" if whom else row.role
     times = (row.created, row.expires, row.used, row.revoked)
     return (row.id, whom, *map(moment, times))

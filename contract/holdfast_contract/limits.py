@@ -50,6 +50,8 @@ PATHS_MAX: Final = 1024
 """Most paths of one snapshot."""
 EXCLUDES_MAX: Final = 1024
 """Most exclude patterns of one snapshot."""
+TOKEN_DOMAINS_MAX: Final = 100
+"""Most domains that one token names: each is a range of the queries that ask for its rows."""
 TAGS_MAX: Final = 64
 TAG_BYTES_MAX: Final = 128
 REPORT_CHUNKS_MAX: Final = 16

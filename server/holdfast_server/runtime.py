@@ -30,7 +30,10 @@ from holdfast_server.auth.certificates import (
 )
 from holdfast_server.auth.tokens import TokenKind, hash_token, new_token
 from holdfast_server.catalog import domains, tokens
-from holdfast_server.catalog.connection import Catalog, open_catalog
+from holdfast_server.catalog import events as event_rows
+from holdfast_server.catalog.attested import Attested
+from holdfast_server.catalog.connection import Catalog, Tx, open_catalog
+from holdfast_server.catalog.tokens import TokenRecord
 from holdfast_server.config import PROGRAM, ServerConfig
 from holdfast_server.control.dispatcher import Dispatcher, DispatchLimits
 from holdfast_server.control.events import Events
@@ -39,6 +42,7 @@ from holdfast_server.control.hub import Hub
 from holdfast_server.control.lifecycle import JobLife
 from holdfast_server.control.live import LiveJobs
 from holdfast_server.control.notices import Notices
+from holdfast_server.control.open_calls import OpenCalls
 from holdfast_server.control.queries import Queries
 from holdfast_server.control.reception import Reception
 from holdfast_server.control.results import Results
@@ -115,8 +119,17 @@ def ensure_admin_token(directory: DataDirectory, catalog: Catalog) -> bool:
     except FileNotFoundError:
         secret = new_token(TokenKind.API)
         directory.write_token(secret)
+    now, message = catalog.clock.now_ns(), "the first administrator's token was made"
+
+    def note(tx: Tx, made: TokenRecord) -> None:
+        event_rows.record(tx, now, "token-created", message, details={"id": made.id})
+
     tokens.create(
-        catalog, token_hash=hash_token(secret), role="admin", domains=[], label=ADMIN_LABEL
+        Attested(catalog, note),
+        token_hash=hash_token(secret),
+        role="admin",
+        domains=[],
+        label=ADMIN_LABEL,
     )
     return True
 
@@ -185,6 +198,7 @@ def make_services(
         live=live,
         results=results,
         notices=notices,
+        open_calls=OpenCalls(),
         events=events,
         queries=queries,
         grants=Grants(catalog, repository, workers, queries),
@@ -221,6 +235,7 @@ async def _stop(services: Services, serving: Serving, dispatch: asyncio.Task[Non
     services.hub.close()
     await serving.close()
     await services.life.save_counts()
+    await services.events.sum_up(is_last=True)
     await services.events.add("server-stopped", "server stopped")
 
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from holdfast_contract.errors import HoldfastError, InternalError, TooLarge, error_classes
+from holdfast_contract.errors import (
+    HoldfastError,
+    InternalError,
+    Refused,
+    TooLarge,
+    error_classes,
+)
 from holdfast_server.api.openapi import openapi_document
 from holdfast_server.api.problems import problem_of
+from holdfast_server.api.rights import Right, check_right, role_for
 from holdfast_server.api.routes import Audience, ListingOf, RawAnswer, Route
 from holdfast_server.api.table import ROUTES
 
@@ -88,19 +96,25 @@ def test_request_and_answer_types_of_the_table_stand_in_the_document(
 
 def documented_routes() -> set[tuple[str, str]]:
     """Return every (method, path) that the tables of docs/protocol.md name."""
-    found = set()
-    for row in re.findall(r"^\| (`(?:GET|POST|PUT|PATCH|DELETE) .*?) \|", PROTOCOL, re.MULTILINE):
+    return {route for routes, _ in documented_rows() for route in routes}
+
+
+def documented_rows() -> Iterator[tuple[list[tuple[str, str]], list[str]]]:
+    """Yield the routes of each row of the tables, and the words of its second column."""
+    rows = r"^\| (`(?:GET|POST|PUT|PATCH|DELETE) .*?) \| ?(.*?) ?\|"
+    for row, second in re.findall(rows, PROTOCOL, re.MULTILINE):
+        found = []
         path = ""
         for text in re.findall(r"`([^`]+)`", row):
             method, _, rest = text.partition(" ")
             if method.startswith("/"):
                 # `POST /a/revoke`, `/accept`: the same method, the last part exchanged.
                 path = path.rsplit("/", 1)[0] + method
-                found.add(("POST", path))
+                found.append(("POST", path))
                 continue
             path = rest.partition("?")[0] or path
-            found.add((method, path))
-    return found
+            found.append((method, path))
+        yield found, second.split(", ")
 
 
 def canonical(method: str, path: str) -> tuple[str, str]:
@@ -116,6 +130,37 @@ def test_the_routes_are_those_of_the_protocol_page() -> None:
         ("GET", "/agent/v1/control"),
     }
     assert {canonical(route.method, route.path) for route in ROUTES} == documented | beside
+
+
+def test_the_roles_of_the_protocol_page_are_those_of_the_routes() -> None:
+    documented = {
+        canonical(*route): role
+        for routes, roles in documented_rows()
+        if routes[0][1].startswith("/v1")
+        for route, role in zip(routes, roles, strict=True)
+    }
+    assert documented == {
+        canonical(route.method, route.path): role_for(route.right) + "*" * route.is_of_server
+        for route in ROUTES
+        if route.right is not None and route.path.startswith("/v1")
+    }
+
+
+def test_the_document_says_which_role_a_route_takes(document: dict[str, Any]) -> None:
+    told = document["paths"]["/v1/jobs"]["post"]["description"]
+    assert told == "Needs a token of the role operator or higher, good for the domain."
+    assert "not limited to domains" in document["paths"]["/v1/tokens"]["get"]["description"]
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            is_for_people = operation["security"] == [{"token": []}]
+            assert ("description" in operation) is is_for_people
+
+
+@pytest.mark.parametrize("role", ["", "emperor", "Admin", "admin "])
+def test_a_role_that_is_not_known_may_do_nothing(role: str) -> None:
+    for right in Right:
+        with pytest.raises(Refused):
+            check_right(role, right)
 
 
 def test_the_error_table_of_the_protocol_page_is_that_of_the_classes() -> None:
@@ -153,7 +198,14 @@ async def nothing(call: object) -> None:
 def test_a_planted_route_shows_in_the_document() -> None:
     from holdfast_contract.protocol.http import ClientRow
 
-    planted = Route("GET", "/v1/planted", Audience.PEOPLE, nothing, answer=ListingOf(ClientRow))
+    planted = Route(
+        "GET",
+        "/v1/planted",
+        Audience.PEOPLE,
+        nothing,
+        answer=ListingOf(ClientRow),
+        right=Right.READ,
+    )
     raw = Route("GET", "/v1/raw", Audience.OPEN, nothing, answer=RawAnswer("text/plain"))
     document = openapi_document([planted, raw], "1")
     assert operations(document) == {("GET", "/v1/planted"), ("GET", "/v1/raw")}

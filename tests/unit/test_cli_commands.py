@@ -120,7 +120,7 @@ def test_without_a_server_it_says_how_to_name_one() -> None:
         (["client", "set", "shop/web-0"], "nothing to set"),
         (["client", "show", "web-0"], "DOMAIN/NAME"),
         (["token", "create", "--role", "admin"], "--out"),
-        (["token", "create", "--role", "viewer", "--out", "x"], "viewer"),
+        (["token", "create", "--role", "owner", "--out", "x"], "owner"),
         (["domain", "create", "shop", "--key-out", "x"], "recovered"),
         (["domain", "create", "Shop", "--key-out", "x", "--no-recovery"], "Shop"),
         (

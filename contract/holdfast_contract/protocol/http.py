@@ -82,11 +82,17 @@ class DomainRow(Row, kw_only=True):
     snapshots: int
 
 
-class TokenCreate(Request, frozen=True, kw_only=True):
-    """A token for people and programs; only `admin` is offered yet."""
+ROLES = ("admin", "operator", "viewer")
+"""What a token may be for: all; jobs and restores; reading."""
 
-    role: Annotated[str, Meta(pattern="^admin$")]
-    domains: list[Name] = field(default_factory=list)
+
+class TokenCreate(Request, frozen=True, kw_only=True):
+    """A token for people and programs; no `domains`: it is good for all, and for the server."""
+
+    role: Annotated[str, Meta(pattern=f"^({'|'.join(ROLES)})$")]
+    domains: Annotated[list[Name], Meta(max_length=limits.TOKEN_DOMAINS_MAX)] = field(
+        default_factory=list
+    )
     ttl_seconds: Seconds | None = None
     label: Text = ""
 
@@ -355,10 +361,12 @@ class EventRow(Row, kw_only=True):
     client: str
     message: str
     details: dict[str, Any] = field(default_factory=dict)
+    link: str = ""
+    """Hash over this event and the link of the one before it, of whichever domain; hex."""
 
 
 class StatusRow(Row, kw_only=True):
-    """`holdfast status`."""
+    """`holdfast status`; what is stored is null for a token that is limited to domains."""
 
     version: str
     started: str
@@ -368,12 +376,12 @@ class StatusRow(Row, kw_only=True):
     snapshots: int
     jobs_running: int
     jobs_queued: int
-    chunks: int
-    packs: int
-    stored_bytes: int
-    damaged_chunks: int
-    store_free_bytes: int
-    store_reserve_bytes: int
+    chunks: int | None = None
+    packs: int | None = None
+    stored_bytes: int | None = None
+    damaged_chunks: int | None = None
+    store_free_bytes: int | None = None
+    store_reserve_bytes: int | None = None
 
 
 class DoctorRow(Row, kw_only=True):

@@ -84,7 +84,7 @@ async def finish_enrolment(call: Call) -> IdentityAnswer:
     identity, is_again = await call.run(_enrol, services, token, body)
     kind = "enrolled-again" if is_again else "enrolled"
     message = "client enrolled with a new identity" if is_again else "client enrolled"
-    await services.events.add(
+    await call.record(
         kind, message, client=body.client, enrol_token=token.id, identity=identity.hex()
     )
     return IdentityAnswer(client=body.client, identity=identity)

@@ -6,11 +6,13 @@ import msgspec
 from aiohttp import web
 
 from holdfast_contract import limits
-from holdfast_contract.errors import InvalidInput, NotFound, TooLarge, error_from
+from holdfast_contract.errors import InvalidInput, TooLarge, error_from
 from holdfast_contract.protocol.control import Failure
 from holdfast_contract.protocol.http import JobResult, decode_json
 from holdfast_server.api.calls import Call
 from holdfast_server.api.chunks import DamageState, report_damage, stream_chunks
+from holdfast_server.catalog.jobs import absent
+from holdfast_server.catalog.scopes import own_domain
 
 ERROR_HEADER = "Holdfast-Error"
 
@@ -18,11 +20,13 @@ ERROR_HEADER = "Holdfast-Error"
 async def get_manifest(call: Call) -> bytes:
     """Return a manifest of the agent's own history, or one that a job or query names."""
     services, agent = call.services, call.agent
-    snapshot = call.hash("id")
-    record = await call.run(services.repository.history.get, snapshot)
-    if record.client != agent.client and not await services.grants.covers(snapshot, agent):
-        raise NotFound("no such snapshot")
-    return await call.run(services.repository.manifest, snapshot)
+    snapshot, history = call.hash("id"), services.repository.history
+    # Whether it is granted is asked first: a sibling's snapshot and none take the same way.
+    if await services.grants.covers(snapshot, agent):
+        record = await call.run(history.get, snapshot, own_domain(agent.client))
+    else:
+        record = await call.run(history.of_client, snapshot, agent.client)
+    return await call.run(history.manifest, record)
 
 
 async def list_damaged(call: Call) -> bytes:
@@ -56,7 +60,7 @@ async def put_result(call: Call) -> None:
     job, services = call.ulid("job"), call.services
     live = services.live.get(job)
     if live is None or live.client != call.agent.client:
-        raise NotFound("no such job")
+        raise absent(job)
     sealed = await call.run(_checked, call.body)
     services.results.put(job, call.body, sealed)
 

@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 
 from holdfast_server.api.document import DOCUMENT
-from holdfast_server.api.middleware import WAITING, endpoint, observe, tell_errors
+from holdfast_server.api.middleware import WAITING, endpoint, note_begun, observe, tell_errors
 from holdfast_server.api.openapi import openapi_document
 from holdfast_server.api.services import SERVICES, Services
 from holdfast_server.api.table import ROUTES
@@ -17,6 +17,7 @@ def make_app(services: Services) -> web.Application:
     app = web.Application(middlewares=[observe, tell_errors])
     app[SERVICES] = services
     app[WAITING] = set()
+    app.on_response_prepare.append(note_begun)
     app[DOCUMENT] = msgspec.json.encode(openapi_document(ROUTES, services.version))
     for route in ROUTES:
         app.router.add_route(route.method, route.path, endpoint(route))

@@ -5,45 +5,45 @@ from __future__ import annotations
 from aiohttp import web
 
 from holdfast_contract.errors import NotAuthenticated
-from holdfast_server.api.calls import Caller, ConnectedAgent, Newcomer, Nobody, Person
+from holdfast_server.api.calls import Caller, ConnectedAgent, Newcomer, Person
 from holdfast_server.api.routes import Audience
 from holdfast_server.api.services import Services
 from holdfast_server.auth.tokens import hash_token
 from holdfast_server.catalog import enrolment, tokens
+from holdfast_server.catalog.scopes import scope_of
+from holdfast_server.control.open_calls import UNKNOWN_TOKEN
 
 TOKEN_CHARS_MAX = 256
 """No token of ours is longer; a longer one is not even hashed."""
 
 
-async def caller_of(request: web.Request, audience: Audience, services: Services) -> Caller:
-    """Return who calls a route for `audience`.
+async def caller_of(audience: Audience, token_hash: bytes, services: Services) -> Caller:
+    """Return who calls a route for `audience` with the token of that hash.
 
     Raises:
-        NotAuthenticated: no token, or not one that counts here now; always told alike.
+        NotAuthenticated: it is not one that counts here now; always told alike.
     """
-    if audience in (Audience.OPEN, Audience.PROOF):
-        return Nobody()
-    token_hash = hash_token(_bearer(request))
     if audience is Audience.AGENT:
         connection = services.hub.of_token(token_hash)
         if connection is None:
-            raise _wrong()
+            raise NotAuthenticated(UNKNOWN_TOKEN)
         return ConnectedAgent(connection)
     return await services.workers.run(_from_catalog, services, audience, token_hash)
 
 
-def _bearer(request: web.Request) -> str:
+def bearer_hash(request: web.Request) -> bytes:
+    """Return the hash of the token that a request brings.
+
+    Raises:
+        NotAuthenticated: none, or nothing that could be one.
+    """
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token or len(token) > TOKEN_CHARS_MAX:
         raise NotAuthenticated(
             "a bearer token is needed", hint="the server's own one is in DIR/admin.token"
         )
-    return token
-
-
-def _wrong() -> NotAuthenticated:
-    return NotAuthenticated("the token is unknown, expired or revoked")
+    return hash_token(token)
 
 
 def _from_catalog(services: Services, audience: Audience, token_hash: bytes) -> Caller:
@@ -51,10 +51,16 @@ def _from_catalog(services: Services, audience: Audience, token_hash: bytes) -> 
     if audience is Audience.PEOPLE:
         found = tokens.find(services.catalog, token_hash)
         if found is None or found.revoked_ns is not None:
-            raise _wrong()
+            raise NotAuthenticated(UNKNOWN_TOKEN)
         if found.expires_ns is not None and found.expires_ns <= now:
-            raise _wrong()
-        return Person(found.id, found.role)
+            raise NotAuthenticated(UNKNOWN_TOKEN)
+        return Person(
+            found.id,
+            found.role,
+            scope=scope_of(found.domains),
+            label=found.label,
+            expires_ns=found.expires_ns,
+        )
     newcomer = enrolment.find(services.catalog, token_hash)
     if newcomer is None or newcomer.revoked_ns is not None or newcomer.expires_ns <= now:
         raise NotAuthenticated(

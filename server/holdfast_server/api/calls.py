@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import binascii
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from aiohttp import web
 
@@ -13,12 +14,17 @@ from holdfast_contract.errors import NotFound, UsageError
 from holdfast_contract.ids import ClientName, is_ulid
 from holdfast_contract.limits import PAGE_ROWS_MAX
 from holdfast_server.api.services import Services
+from holdfast_server.catalog import clients
+from holdfast_server.catalog.connection import Catalog
 from holdfast_server.catalog.enrolment import EnrolTokenRecord
+from holdfast_server.catalog.scopes import Scope
+from holdfast_server.control.events import DONE, Act
 from holdfast_server.control.hub import AgentConnection
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_TARGET = re.compile(r"[A-Za-z0-9._-]{1,100}")
 PAGE_ROWS = 200
 """Rows of a page whose caller does not say how many."""
 
@@ -35,6 +41,10 @@ class Person:
     token: str
     """Id of the token, never the secret."""
     role: str
+    scope: Scope
+    """The domains for which the token is good."""
+    label: str = ""
+    expires_ns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,8 @@ class Call:
     request_id: str
     body: Any = None
     """Decoded as the route's row says."""
+    is_recorded: bool = False
+    """The act that this request is stands among the events."""
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what blocks in a thread."""
@@ -84,9 +96,57 @@ class Call:
         return self.caller.connection
 
     @property
+    def person(self) -> Person:
+        """The person that calls; only behind routes for people."""
+        assert isinstance(self.caller, Person)
+        return self.caller
+
+    @property
+    def scope(self) -> Scope:
+        """The domains of which the person that calls may know."""
+        return self.person.scope
+
+    @property
     def by(self) -> str:
-        """The id of the token with which a person calls, for events."""
+        """The id of the token with which a person or a newcomer calls, for events."""
+        if isinstance(self.caller, Newcomer):
+            return self.caller.enrol_token.id
         return self.caller.token if isinstance(self.caller, Person) else ""
+
+    @property
+    def who(self) -> dict[str, str]:
+        """Who calls, and with which request: what every act's event tells."""
+        told = {"by": self.by, "request": self.request_id}
+        if isinstance(self.caller, Person):
+            told |= {"role": self.caller.role, "name": self.caller.label}
+        return {name: value for name, value in told.items() if value}
+
+    async def act(
+        self,
+        act: Act,
+        change: Callable[Concatenate[Catalog, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Change the catalog; in the same transaction it is recorded who did it."""
+        details = {**act.details, **self.who, "outcome": DONE}
+        events = self.services.events
+        done = await events.act(replace(act, details=details), change, *args, **kwargs)
+        self.is_recorded = True
+        return done
+
+    async def record(self, kind: str, message: str, *, client: str = "", **details: Any) -> None:
+        """Record an act that was done, with who did it."""
+        told = {**details, **self.who, "outcome": DONE}
+        await self.services.events.add(kind, message, client=client, **told)
+        self.is_recorded = True
+
+    @property
+    def target(self) -> dict[str, str]:
+        """What of the path names the thing that an act is for; only what has the form of a name."""
+        found = self.request.match_info
+        named = {name: found[name] for name in ("domain", "name", "id") if name in found}
+        return {f"on_{name}": text for name, text in named.items() if _TARGET.fullmatch(text)}
 
     def part(self, name: str) -> str:
         """Return a part of the path, decoded."""
@@ -114,13 +174,16 @@ class Call:
             raise NotFound(f"no such {name}")
         return found
 
-    def client(self) -> ClientName:
+    async def client(self) -> ClientName:
         """Return the client that the path names by `{domain}/{name}`.
 
         Raises:
             InvalidInput: it cannot be one.
+            NotFound: it is not enrolled, or of a domain of which the caller may not know.
         """
-        return ClientName.parse(f"{self.part('domain')}/{self.part('name')}")
+        name = ClientName.parse(f"{self.part('domain')}/{self.part('name')}")
+        await self.run(clients.get, self.services.catalog, name, self.scope)
+        return name
 
     def text(self, name: str) -> str:
         """Return a parameter behind the question mark, empty when it is not there."""

@@ -98,6 +98,6 @@ async def report_damage(
         object_name=report.object,
         offset=report.offset,
         reason=report.reason,
-        is_administrator=isinstance(call.caller, Person),
+        is_administrator=isinstance(call.caller, Person) and call.caller.role == "admin",
     )
     return DamageState(state=state)

@@ -33,6 +33,7 @@ async def list_events(call: Call) -> Listing:
                 client=call.text("client"),
                 after=after,
                 limit=page.limit,
+                scope=call.scope,
             )
             left = until - services.clock.monotonic()
             if found or left <= 0 or services.notices.is_closed:

@@ -97,6 +97,7 @@ async def list_jobs(call: Call) -> Listing:
         state=state,
         after=page.after,
         limit=page.limit,
+        scope=call.scope,
     )
     rows = [job_row(services, record) for record in found]
     return listing(rows, page.limit, rows[-1].id if rows else "")
@@ -106,8 +107,10 @@ async def create_jobs(call: Call) -> JobsCreated:
     """Queue one job for each client; they are sent as soon as their agents can take them."""
     body: JobCreate = call.body
     services = call.services
-    records = await call.run(Intake(services.catalog, services.repository).jobs, body)
-    await services.life.create(records, call.by)
+    intake = Intake(services.catalog, services.repository, call.scope)
+    records = await call.run(intake.jobs, body)
+    await services.life.create(records, call.who)
+    call.is_recorded = True
     services.dispatcher.wake()
     return JobsCreated(jobs=[job_row(services, record) for record in records])
 
@@ -117,7 +120,7 @@ async def show_job(call: Call) -> JobRow:
     services, job = call.services, call.ulid("id")
     seconds = call.number("wait", 0, most=WAIT_SECONDS_MAX)
     with services.notices.listen(job) as changed:
-        record = await call.run(jobs.get, services.catalog, job)
+        record = await call.run(jobs.get, services.catalog, job, call.scope)
         if seconds and not record.state.is_final:
             await wait_at_most(changed, seconds)
     return await _shown(call, job)
@@ -126,7 +129,9 @@ async def show_job(call: Call) -> JobRow:
 async def cancel_job(call: Call) -> JobRow:
     """End a job; one that is over stays as it ended."""
     services, job = call.services, call.ulid("id")
-    await services.life.cancel(job, call.by)
+    await call.run(jobs.get, services.catalog, job, call.scope)
+    await services.life.cancel(job, call.who)
+    call.is_recorded = True
     services.dispatcher.wake()
     return await _shown(call, job)
 
@@ -135,6 +140,6 @@ async def job_log(call: Call) -> Listing:
     """Return what happened to a job, oldest first."""
     services, job = call.services, call.ulid("id")
     page, after = call.page(), call.number_after()
-    await call.run(jobs.get, services.catalog, job)
+    await call.run(jobs.get, services.catalog, job, call.scope)
     found = await call.run(events.listed, services.catalog, job=job, after=after, limit=page.limit)
     return events_listing(found, page.limit)

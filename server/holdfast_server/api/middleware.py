@@ -10,13 +10,16 @@ from aiohttp import web
 from holdfast_contract.errors import HoldfastError, InternalError, NotAuthenticated, Refused
 from holdfast_contract.ids import new_ulid
 from holdfast_contract.logs import bind, get_logger
-from holdfast_server.api.authentication import caller_of
-from holdfast_server.api.calls import Call, Caller, ConnectedAgent, Person
+from holdfast_server.api.authentication import bearer_hash, caller_of
+from holdfast_server.api.calls import Call, Caller, ConnectedAgent, Nobody, Person
+from holdfast_server.api.chunks import cut
 from holdfast_server.api.problems import error_of_http, problem_response
 from holdfast_server.api.replies import response_of
 from holdfast_server.api.requests import read_request
-from holdfast_server.api.routes import Route
+from holdfast_server.api.rights import check_right
+from holdfast_server.api.routes import Audience, Route
 from holdfast_server.api.services import SERVICES
+from holdfast_server.control.events import FAILED, REFUSED
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -26,6 +29,9 @@ RELAYED = frozenset({"/v1/queries"})
 WAITING: web.AppKey[set[asyncio.BaseProtocol]] = web.AppKey("waiting", set)
 """Connections whose first request has not arrived yet."""
 REQUEST_ID_HEADER = "Request-Id"
+ANSWERING = web.RequestKey("answering", web.StreamResponse)
+"""The answer, once its head has been sent."""
+NANOSECONDS = 1_000_000_000
 
 _log = get_logger(__name__)
 
@@ -77,7 +83,16 @@ async def tell_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         return _problem(request, InternalError("the server failed", hint=hint))
 
 
+async def note_begun(request: web.Request, response: web.StreamResponse) -> None:
+    """Remember that an answer's head is sent: from then on no other answer can be given."""
+    request[ANSWERING] = response
+
+
 def _problem(request: web.Request, error: HoldfastError) -> web.StreamResponse:
+    begun: web.StreamResponse | None = request.get(ANSWERING)
+    if begun is not None:
+        cut(request)
+        return begun
     if error.http_status >= 500:
         # Of an agent's answer to a query only the code: its words may hold names of files.
         what = error.code if request.get(ROUTE) in RELAYED else error
@@ -91,23 +106,59 @@ def endpoint(route: Route) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         services = request.app[SERVICES]
         request[ROUTE] = route.path
+        if route.audience in (Audience.OPEN, Audience.PROOF):
+            return await _answer(Call(request, services, Nobody(), request[REQUEST_ID]), route)
         try:
-            caller = await caller_of(request, route.audience, services)
-        except NotAuthenticated:
+            token_hash = bearer_hash(request)
+            with services.open_calls.under(token_hash) as under:
+                caller = await caller_of(route.audience, token_hash, services)
+                if isinstance(caller, Person) and caller.expires_ns is not None:
+                    left_ns = caller.expires_ns - services.clock.now_ns()
+                    under.end_after(left_ns / NANOSECONDS)
+                call = Call(request, services, caller, request[REQUEST_ID])
+                return await _answer(call, route)
+        except NotAuthenticated as error:
             await services.events.refused(
-                "a request without a token that counts", method=route.method, route=route.path
+                "a request without a token that counts",
+                route=f"{route.method} {route.path}",
+                code=error.code,
+                request=request[REQUEST_ID],
             )
             raise
-        with bind(**_known(caller)):
-            call = Call(request, services, caller, request[REQUEST_ID])
-            try:
-                call.body = await read_request(call, route.request)
-                return response_of(route, await route.handler(call))
-            except Refused as error:
-                await _record_refusal(call, route, error)
-                raise
 
     return handle
+
+
+async def _answer(call: Call, route: Route) -> web.StreamResponse:
+    with bind(**_known(call.caller)):
+        try:
+            _check_right(call, route)
+            call.body = await read_request(call, route.request)
+            response = response_of(route, await route.handler(call))
+        except NotAuthenticated:
+            raise
+        except HoldfastError as error:
+            if route.is_act or isinstance(error, Refused):
+                await _record_failure(call, route, error)
+            raise
+        assert call.is_recorded or not route.is_act, "every act stands in the trail"
+        return response
+
+
+def _check_right(call: Call, route: Route) -> None:
+    """Refuse what the token's role does not allow, before anything is looked up.
+
+    Raises:
+        Refused: in words that do not depend on what is asked for.
+    """
+    if route.right is None:
+        return
+    check_right(call.person.role, route.right)
+    if route.is_of_server and not call.scope.is_whole:
+        raise Refused(
+            "this token is good for some domains only, and this concerns the whole server",
+            hint="it takes a token that was made without --domain",
+        )
 
 
 def _known(caller: Caller) -> dict[str, str]:
@@ -118,13 +169,17 @@ def _known(caller: Caller) -> dict[str, str]:
     return {}
 
 
-async def _record_refusal(call: Call, route: Route, error: Refused) -> None:
+async def _record_failure(call: Call, route: Route, error: HoldfastError) -> None:
+    """Tell of an act that was refused, or that came to nothing, in the trail."""
     client = call.agent.client if isinstance(call.caller, ConnectedAgent) else ""
+    is_refused = isinstance(error, Refused)
     await call.services.events.refused(
-        "an act was refused",
+        "an act was refused" if is_refused else "an act failed",
+        caller=call.by or client,
         client=client,
-        by=call.by,
-        method=route.method,
-        route=route.path,
+        route=f"{route.method} {route.path}",
         code=error.code,
+        outcome=REFUSED if is_refused else FAILED,
+        **call.who,
+        **call.target,
     )

@@ -10,6 +10,7 @@ import msgspec
 
 from holdfast_contract.limits import JSON_BODY_BYTES_MAX
 from holdfast_contract.protocol.http import Listing, Problem
+from holdfast_server.api.rights import Right, role_for
 from holdfast_server.api.routes import (
     Audience,
     ListingOf,
@@ -91,9 +92,16 @@ def _operation(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
         },
         "security": [{_SCHEMES[route.audience]: []}] if route.audience in _SCHEMES else [],
     }
+    if route.right is not None:
+        operation["description"] = _needs(route, route.right)
     if (body := _body(route, schema_of)) is not None:
         operation["requestBody"] = body
     return operation
+
+
+def _needs(route: Route, right: Right) -> str:
+    where = "not limited to domains" if route.is_of_server else "good for the domain"
+    return f"Needs a token of the role {role_for(right)} or higher, {where}."
 
 
 def _parameters(route: Route) -> list[dict[str, Any]]:

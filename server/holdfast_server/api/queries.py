@@ -15,8 +15,10 @@ from holdfast_contract.protocol.http import QueryCreate
 from holdfast_server.api.bodies import translated_body
 from holdfast_server.api.calls import Call
 from holdfast_server.api.chunks import cut
+from holdfast_server.api.rights import Right, check_right
 from holdfast_server.api.services import Services
 from holdfast_server.catalog import clients, jobs
+from holdfast_server.catalog.scopes import Scope
 from holdfast_server.control.hub import AgentConnection
 from holdfast_server.control.intake import Intake, absolute
 from holdfast_server.control.queries import ANSWER_SECONDS, Body, OpenQuery
@@ -36,7 +38,9 @@ async def ask(call: Call) -> web.StreamResponse:
     """Ask a connected agent; the answer is NDJSON, of `dump` the file's bytes."""
     body: QueryCreate = call.body
     services = call.services
-    items, blob = await call.run(_sources, services, body)
+    if body.kind == "dump":
+        check_right(call.person.role, Right.RUN)
+    items, blob = await call.run(_sources, services, call.scope, body)
     connection = await _choose(call, body, items)
     query = Query(
         query=services.queries.new_id(),
@@ -57,23 +61,26 @@ def _path(body: QueryCreate) -> bytes:
     return absolute(path) if path else b""
 
 
-def _sources(services: Services, body: QueryCreate) -> tuple[list[RestoreItem], bytes]:
+def _sources(
+    services: Services, scope: Scope, body: QueryCreate
+) -> tuple[list[RestoreItem], bytes]:
     """Return the snapshots that a query reads, and the sealed report that it opens."""
+    intake = Intake(services.catalog, services.repository, scope)
     if body.kind == "report":
-        return _report(services, body)
+        return _report(intake, body)
     least, most = _ITEMS[body.kind]
     if not least <= len(body.items) <= most:
         raise UsageError(f"{body.kind} takes {least} to {most} parts of snapshots")
-    items = Intake(services.catalog, services.repository).items(body.items)
+    items = intake.items(body.items)
     if len({ClientName(item.client).domain for item in items}) > 1:
         raise UsageError("an agent answers for its own domain only", hint="ask for each domain")
     return items, b""
 
 
-def _report(services: Services, body: QueryCreate) -> tuple[list[RestoreItem], bytes]:
+def _report(intake: Intake, body: QueryCreate) -> tuple[list[RestoreItem], bytes]:
     if not body.job:
-        return Intake(services.catalog, services.repository).items(body.items), b""
-    record = jobs.get(services.catalog, body.job)
+        return intake.items(body.items), b""
+    record = jobs.get(intake.catalog, body.job, intake.scope)
     if record.snapshot is None:
         raise UsageError("this job has no report")
     item = RestoreItem(record.snapshot, str(record.client), b"/")
@@ -104,7 +111,7 @@ async def _live_pod(call: Call, body: QueryCreate) -> AgentConnection:
     if body.client is None:
         raise UsageError("browse needs a client")
     client = ClientName.parse(body.client)
-    await call.run(clients.get, call.services.catalog, client)
+    await call.run(clients.get, call.services.catalog, client, call.scope)
     connection = call.services.hub.ready(client)
     if connection is None:
         raise NotAtHand(f"{client} is not connected", hint="start its agent, or look at a snapshot")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from holdfast_server.api.rights import Right
+
 if TYPE_CHECKING:
     from holdfast_server.api.calls import Call
 
@@ -89,6 +91,18 @@ class Route:
     query: tuple[Parameter, ...] = ()
     status: int = 200
     """Of a good answer; 204 where there is no answer."""
+    right: Right | None = None
+    """What a person's token must allow; None for all other audiences."""
+    is_of_server: bool = False
+    """It concerns the whole server: not for a token that is limited to domains."""
+
+    def __post_init__(self) -> None:
+        assert (self.right is not None) == (self.audience is Audience.PEOPLE), self.path
+
+    @property
+    def is_act(self) -> bool:
+        """Tell whether a call changes something: then it stands in the trail of events."""
+        return self.right in (Right.RUN, Right.ADMINISTER) and self.method != "GET"
 
     @property
     def summary(self) -> str:

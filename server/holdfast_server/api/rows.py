@@ -124,4 +124,5 @@ def event_row(record: EventRecord) -> EventRow:
         client=record.client,
         message=record.message,
         details=details,
+        link=record.link.hex(),
     )

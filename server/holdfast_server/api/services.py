@@ -17,6 +17,7 @@ from holdfast_server.control.hub import Hub
 from holdfast_server.control.lifecycle import JobLife
 from holdfast_server.control.live import LiveJobs
 from holdfast_server.control.notices import Notices
+from holdfast_server.control.open_calls import OpenCalls
 from holdfast_server.control.queries import Queries
 from holdfast_server.control.reception import Reception
 from holdfast_server.control.results import Results
@@ -40,6 +41,7 @@ class Services:
     live: LiveJobs
     results: Results
     notices: Notices
+    open_calls: OpenCalls
     events: Events
     queries: Queries
     grants: Grants

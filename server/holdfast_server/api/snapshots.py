@@ -5,14 +5,13 @@ from __future__ import annotations
 from aiohttp import web
 
 from holdfast_contract.clock import rfc3339
-from holdfast_contract.errors import NotFound
 from holdfast_contract.ids import ZERO_HASH, ClientName
 from holdfast_contract.protocol.http import Listing, SnapshotRow
 from holdfast_server.api.calls import Call
 from holdfast_server.api.chunks import DamageState, report_damage, stream_chunks
 from holdfast_server.api.replies import listing
 from holdfast_server.api.rows import path_text
-from holdfast_server.catalog import domains
+from holdfast_server.catalog.damage import PERSON_REPORTER
 from holdfast_server.catalog.snapshots import Filter, SnapshotRecord
 from holdfast_server.repository.snapshot_references import parse_moment
 
@@ -59,6 +58,7 @@ async def list_snapshots(call: Call) -> Listing:
         since_ns=parse_moment(since).first_ns if since else None,
         until_ns=parse_moment(until).last_ns if until else None,
         latest=call.number("latest", 0, most=LATEST_MAX) or None,
+        scope=call.scope,
     )
     repository, tag = call.services.repository, call.text("tag")
     found = await call.run(repository.snapshots, wanted, tag=tag, after=after, limit=page.limit)
@@ -68,40 +68,33 @@ async def list_snapshots(call: Call) -> Listing:
 
 async def show_snapshot(call: Call) -> SnapshotRow:
     """Return the one snapshot that a reference names."""
-    found = await call.run(call.services.repository.resolve, call.part("ref"))
+    found = await call.run(call.services.repository.resolve, call.part("ref"), call.scope)
     return snapshot_row(found)
 
 
 async def get_snapshot_manifest(call: Call) -> bytes:
     """Return a manifest as it was stored."""
-    return await call.run(call.services.repository.manifest, call.hash("id"))
+    return await call.run(call.services.repository.manifest, call.hash("id"), call.scope)
 
 
 async def fetch_snapshot_chunks(call: Call) -> web.StreamResponse:
     """Return sealed chunks of a snapshot, for who holds the key."""
-    record = await call.run(call.services.repository.resolve, call.hash("id").hex())
+    record = await _named(call)
     grant = await call.services.grants.open_snapshots(record.domain_name, [record.id])
     return await stream_chunks(call, grant)
 
 
 async def report_snapshot_chunk(call: Call) -> DamageState:
     """Take the word of a reader that a copy of a chunk does not open."""
-    record = await call.run(call.services.repository.resolve, call.hash("id").hex())
-    return await report_damage(call, record.domain_name, f"token {call.by}", call.body)
+    record = await _named(call)
+    reporter = f"{PERSON_REPORTER}{call.by}"
+    return await report_damage(call, record.domain_name, reporter, call.body)
+
+
+async def _named(call: Call) -> SnapshotRecord:
+    return await call.run(call.services.repository.resolve, call.hash("id").hex(), call.scope)
 
 
 async def get_identity(call: Call) -> bytes:
-    """Return an identity record as it was stored, of whichever domain."""
-    return await call.run(_identity, call, call.hash("hash"))
-
-
-def _identity(call: Call, identity: bytes) -> bytes:
-    services, after = call.services, ""
-    while found := domains.listed(services.catalog, after=after, limit=1000):
-        for domain in found:
-            try:
-                return services.repository.identity_record(domain.name, identity)
-            except NotFound:
-                continue
-        after = found[-1].name
-    raise NotFound("no such identity record")
+    """Return an identity record as it was stored, of whichever domain the token is good for."""
+    return await call.run(call.services.repository.identity_within, call.scope, call.hash("hash"))

@@ -22,6 +22,7 @@ from holdfast_server.api import (
     tokens,
 )
 from holdfast_server.api.chunks import HASH_BYTES, DamageState
+from holdfast_server.api.rights import Right
 from holdfast_server.api.routes import (
     LIMIT,
     PAGED,
@@ -54,8 +55,16 @@ def _open(method: str, path: str, handler: Handler, **more: Any) -> Route:
     return Route(method, path, Audience.OPEN, handler, **more)
 
 
-def _people(method: str, path: str, handler: Handler, **more: Any) -> Route:
-    return Route(method, path, Audience.PEOPLE, handler, **more)
+def _reader(method: str, path: str, handler: Handler, **more: Any) -> Route:
+    return Route(method, path, Audience.PEOPLE, handler, right=Right.READ, **more)
+
+
+def _operator(method: str, path: str, handler: Handler, **more: Any) -> Route:
+    return Route(method, path, Audience.PEOPLE, handler, right=Right.RUN, **more)
+
+
+def _admin(method: str, path: str, handler: Handler, **more: Any) -> Route:
+    return Route(method, path, Audience.PEOPLE, handler, right=Right.ADMINISTER, **more)
 
 
 def _newcomer(method: str, path: str, handler: Handler, **more: Any) -> Route:
@@ -69,10 +78,12 @@ def _agent(method: str, path: str, handler: Handler, **more: Any) -> Route:
 _SERVER: Final = (
     _open("GET", "/healthz", status.healthz, answer=status.Health),
     _open("GET", "/v1/openapi.json", document.openapi, answer=RawAnswer("application/json")),
-    _people("GET", "/metrics", status.metrics, answer=RawAnswer(metrics.MEDIA)),
-    _people("GET", "/v1/status", status.status, answer=http.StatusRow),
-    _people("GET", "/v1/doctor", status.doctor, answer=ListingOf(http.DoctorRow)),
-    _people(
+    _reader("GET", "/metrics", status.metrics, is_of_server=True, answer=RawAnswer(metrics.MEDIA)),
+    _reader("GET", "/v1/status", status.status, answer=http.StatusRow),
+    _reader(
+        "GET", "/v1/doctor", status.doctor, is_of_server=True, answer=ListingOf(http.DoctorRow)
+    ),
+    _reader(
         "GET",
         "/v1/events",
         events.list_events,
@@ -82,24 +93,25 @@ _SERVER: Final = (
 )
 
 _DOMAINS: Final = (
-    _people(
+    _reader(
         "GET",
         "/v1/domains",
         domains.list_domains,
         answer=ListingOf(http.DomainRow),
         query=PAGED,
     ),
-    _people(
+    _admin(
         "POST",
         "/v1/domains",
         domains.create_domain,
+        is_of_server=True,
         request=http.DomainCreate,
         answer=http.DomainRow,
         status=201,
     ),
-    _people("GET", "/v1/domains/{name}", domains.show_domain, answer=http.DomainRow),
-    _people("GET", "/v1/domains/{name}/record", domains.get_domain_record, answer=_RAW),
-    _people(
+    _reader("GET", "/v1/domains/{name}", domains.show_domain, answer=http.DomainRow),
+    _reader("GET", "/v1/domains/{name}/record", domains.get_domain_record, answer=_RAW),
+    _admin(
         "PUT",
         "/v1/domains/{name}/record",
         domains.put_domain_record,
@@ -109,24 +121,32 @@ _DOMAINS: Final = (
 )
 
 _TOKENS: Final = (
-    _people("GET", "/v1/tokens", tokens.list_tokens, answer=ListingOf(http.TokenRow), query=PAGED),
-    _people(
+    _admin(
+        "GET",
+        "/v1/tokens",
+        tokens.list_tokens,
+        is_of_server=True,
+        answer=ListingOf(http.TokenRow),
+        query=PAGED,
+    ),
+    _admin(
         "POST",
         "/v1/tokens",
         tokens.create_token,
+        is_of_server=True,
         request=http.TokenCreate,
         answer=http.TokenRow,
         status=201,
     ),
-    _people("DELETE", "/v1/tokens/{id}", tokens.revoke_token),
-    _people(
+    _admin("DELETE", "/v1/tokens/{id}", tokens.revoke_token, is_of_server=True),
+    _admin(
         "GET",
         "/v1/enrol-tokens",
         tokens.list_enrol_tokens,
         answer=ListingOf(http.TokenRow),
         query=PAGED,
     ),
-    _people(
+    _admin(
         "POST",
         "/v1/enrol-tokens",
         tokens.create_enrol_token,
@@ -134,40 +154,40 @@ _TOKENS: Final = (
         answer=http.TokenRow,
         status=201,
     ),
-    _people("DELETE", "/v1/enrol-tokens/{id}", tokens.revoke_enrol_token),
+    _admin("DELETE", "/v1/enrol-tokens/{id}", tokens.revoke_enrol_token),
 )
 
 _ONE_CLIENT: Final = "/v1/clients/{domain}/{name}"
 _CLIENTS: Final = (
-    _people(
+    _reader(
         "GET",
         "/v1/clients",
         clients.list_clients,
         answer=ListingOf(http.ClientRow),
         query=PAGED,
     ),
-    _people("GET", _ONE_CLIENT, clients.show_client, answer=http.ClientRow),
-    _people(
+    _reader("GET", _ONE_CLIENT, clients.show_client, answer=http.ClientRow),
+    _admin(
         "PATCH",
         _ONE_CLIENT,
         clients.set_client,
         request=http.ClientSet,
         answer=http.ClientRow,
     ),
-    _people("DELETE", _ONE_CLIENT, clients.forget_client),
-    _people("POST", f"{_ONE_CLIENT}/revoke", clients.revoke_client, answer=http.ClientRow),
-    _people("POST", f"{_ONE_CLIENT}/accept", clients.accept_client, answer=http.ClientRow),
+    _admin("DELETE", _ONE_CLIENT, clients.forget_client),
+    _admin("POST", f"{_ONE_CLIENT}/revoke", clients.revoke_client, answer=http.ClientRow),
+    _admin("POST", f"{_ONE_CLIENT}/accept", clients.accept_client, answer=http.ClientRow),
 )
 
 _JOBS: Final = (
-    _people(
+    _reader(
         "GET",
         "/v1/jobs",
         jobs.list_jobs,
         answer=ListingOf(http.JobRow),
         query=(_CLIENT, Parameter("state", "only in this state"), *PAGED),
     ),
-    _people(
+    _operator(
         "POST",
         "/v1/jobs",
         jobs.create_jobs,
@@ -175,9 +195,9 @@ _JOBS: Final = (
         answer=http.JobsCreated,
         status=201,
     ),
-    _people("GET", "/v1/jobs/{id}", jobs.show_job, answer=http.JobRow, query=(_WAIT,)),
-    _people("POST", "/v1/jobs/{id}/cancel", jobs.cancel_job, answer=http.JobRow),
-    _people(
+    _reader("GET", "/v1/jobs/{id}", jobs.show_job, answer=http.JobRow, query=(_WAIT,)),
+    _operator("POST", "/v1/jobs/{id}/cancel", jobs.cancel_job, answer=http.JobRow),
+    _reader(
         "GET",
         "/v1/jobs/{id}/log",
         jobs.job_log,
@@ -187,7 +207,7 @@ _JOBS: Final = (
 )
 
 _SNAPSHOTS: Final = (
-    _people(
+    _reader(
         "GET",
         "/v1/snapshots",
         snapshots.list_snapshots,
@@ -202,24 +222,24 @@ _SNAPSHOTS: Final = (
             _NUMBER_AFTER,
         ),
     ),
-    _people("GET", "/v1/snapshots/{ref}", snapshots.show_snapshot, answer=http.SnapshotRow),
-    _people("GET", "/v1/snapshots/{id}/manifest", snapshots.get_snapshot_manifest, answer=_RAW),
-    _people("GET", "/v1/identities/{hash}", snapshots.get_identity, answer=_RAW),
-    _people(
+    _reader("GET", "/v1/snapshots/{ref}", snapshots.show_snapshot, answer=http.SnapshotRow),
+    _reader("GET", "/v1/snapshots/{id}/manifest", snapshots.get_snapshot_manifest, answer=_RAW),
+    _reader("GET", "/v1/identities/{hash}", snapshots.get_identity, answer=_RAW),
+    _reader(
         "POST",
         "/v1/snapshots/{id}/chunks",
         snapshots.fetch_snapshot_chunks,
         request=_FETCH,
         answer=_STREAM,
     ),
-    _people(
+    _reader(
         "POST",
         "/v1/snapshots/{id}/damage",
         snapshots.report_snapshot_chunk,
         request=http.DamageReport,
         answer=DamageState,
     ),
-    _people(
+    _reader(
         "POST",
         "/v1/queries",
         queries.ask,

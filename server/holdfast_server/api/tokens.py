@@ -10,6 +10,7 @@ from holdfast_server.api.replies import listing
 from holdfast_server.api.rows import enrol_token_row, token_row
 from holdfast_server.auth.tokens import TokenKind, hash_token, new_token
 from holdfast_server.catalog import domains, enrolment, tokens
+from holdfast_server.control.events import Act
 
 NANOSECONDS = 1_000_000_000
 
@@ -31,31 +32,40 @@ async def create_token(call: Call) -> TokenRow:
         expires_ns = services.clock.now_ns() + body.ttl_seconds * NANOSECONDS
     for name in body.domains:
         await call.run(domains.get, services.catalog, check_domain_name(name))
-    record = await call.run(
+    limited = f" for {', '.join(body.domains)}" if body.domains else ""
+    record = await call.act(
+        Act(
+            "token-created",
+            f"token created: {body.role}{limited}",
+            tell=lambda row: {"id": row.id},
+        ),
         tokens.create,
-        services.catalog,
         token_hash=hash_token(secret),
         role=body.role,
         domains=body.domains,
         expires_ns=expires_ns,
         label=body.label,
     )
-    await services.events.add("token-created", "token created", by=call.by, id=record.id)
     return token_row(record, secret)
 
 
 async def revoke_token(call: Call) -> None:
-    """Make a token worthless at once."""
+    """Make a token worthless at once, also for what is under way with it."""
     token = call.ulid("id")
-    await call.run(tokens.revoke, call.services.catalog, token)
-    await call.services.events.add("token-revoked", "token revoked", by=call.by, id=token)
+    act = Act("token-revoked", "token revoked", details={"id": token})
+    token_hash = await call.act(act, tokens.revoke, token)
+    call.services.open_calls.end(token_hash)
 
 
 async def list_enrol_tokens(call: Call) -> Listing:
     """Return enrolment tokens, oldest first."""
     page = call.page()
     found = await call.run(
-        enrolment.listed, call.services.catalog, after=page.after, limit=page.limit
+        enrolment.listed,
+        call.services.catalog,
+        after=page.after,
+        limit=page.limit,
+        scope=call.scope,
     )
     rows = [enrol_token_row(row) for row in found]
     return listing(rows, page.limit, found[-1].id if found else "")
@@ -78,19 +88,21 @@ async def create_enrol_token(call: Call) -> TokenRow:
     """Make a one-time token for one client of a domain."""
     body: EnrolTokenCreate = call.body
     services = call.services
-    await call.run(domains.get, services.catalog, body.domain)
+    await call.run(domains.get, services.catalog, body.domain, call.scope)
     client = None if body.client is None else client_of(body.domain, body.client)
     secret = new_token(TokenKind.ENROL, services.random)
-    record = await call.run(
+    record = await call.act(
+        Act(
+            "token-created",
+            f"enrolment token created for {client or body.domain}",
+            client=client or "",
+            tell=lambda row: {"id": row.id},
+        ),
         enrolment.create,
-        services.catalog,
         token_hash=hash_token(secret),
         domain=body.domain,
         client=client,
         expires_ns=services.clock.now_ns() + body.ttl_seconds * NANOSECONDS,
-    )
-    await services.events.add(
-        "token-created", "enrolment token created", client=client or "", by=call.by, id=record.id
     )
     return enrol_token_row(record, secret)
 
@@ -98,5 +110,5 @@ async def create_enrol_token(call: Call) -> TokenRow:
 async def revoke_enrol_token(call: Call) -> None:
     """Make an enrolment token worthless at once."""
     token = call.ulid("id")
-    await call.run(enrolment.revoke, call.services.catalog, token)
-    await call.services.events.add("token-revoked", "enrolment token revoked", by=call.by, id=token)
+    act = Act("token-revoked", "enrolment token revoked", details={"id": token})
+    await call.act(act, enrolment.revoke, token, call.scope)

@@ -11,6 +11,7 @@ from holdfast_contract.ids import ZERO_HASH, ClientName, SnapshotId
 from holdfast_server.catalog.connection import Catalog, Tx
 from holdfast_server.catalog.packing import pack, unpack
 from holdfast_server.catalog.schema import clients, snapshots
+from holdfast_server.catalog.scopes import EVERYWHERE, Scope
 
 
 class ClientRecord(NamedTuple):
@@ -57,7 +58,7 @@ def require(tx: Tx, name: ClientName) -> ClientRecord:
     """
     found = find(tx, name)
     if found is None:
-        raise NotFound(f"no such client: {name}")
+        raise _absent(name)
     return found
 
 
@@ -66,27 +67,39 @@ def by_key(tx: Tx, key: int) -> ClientRecord:
     return _client(tx.execute(select(clients).where(clients.c.key == key)).mappings().one())
 
 
-def get(catalog: Catalog, name: ClientName) -> ClientRecord:
-    """Return a client.
+def get(catalog: Catalog, name: ClientName, scope: Scope = EVERYWHERE) -> ClientRecord:
+    """Return a client within `scope`.
 
     Raises:
-        NotFound: it is not enrolled.
+        NotFound: it is not enrolled, or foreign.
     """
+    query = select(clients).where(clients.c.name == name, scope.of_clients(clients.c.name))
     with catalog.read() as tx:
-        return require(tx, name)
+        row = tx.execute(query).mappings().one_or_none()
+    if row is None:
+        raise _absent(name)
+    return _client(row)
 
 
-def listed(catalog: Catalog, *, after: str = "", limit: int = 1000) -> list[ClientRecord]:
-    """Return clients by name, at most `limit` beginning behind `after`."""
-    query = select(clients).where(clients.c.name > after).order_by(clients.c.name).limit(limit)
+def _absent(name: ClientName) -> NotFound:
+    return NotFound(f"no such client: {name}")
+
+
+def listed(
+    catalog: Catalog, *, after: str = "", limit: int = 1000, scope: Scope = EVERYWHERE
+) -> list[ClientRecord]:
+    """Return clients within `scope` by name, at most `limit` beginning behind `after`."""
+    query = select(clients).where(clients.c.name > after, scope.of_clients(clients.c.name))
     with catalog.read() as tx:
-        return [_client(row) for row in tx.execute(query).mappings()]
+        rows = tx.execute(query.order_by(clients.c.name).limit(limit)).mappings()
+        return [_client(row) for row in rows]
 
 
-def count(catalog: Catalog) -> int:
-    """Return the number of clients."""
+def count(catalog: Catalog, scope: Scope = EVERYWHERE) -> int:
+    """Return the number of clients within `scope`."""
+    query = select(func.count()).select_from(clients).where(scope.of_clients(clients.c.name))
     with catalog.read() as tx:
-        return tx.execute(select(func.count()).select_from(clients)).scalar_one()
+        return tx.execute(query).scalar_one()
 
 
 def set_identity(

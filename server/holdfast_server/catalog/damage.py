@@ -14,6 +14,8 @@ from holdfast_server.catalog.schema import damage_reports
 
 SERVER: Final = "server"
 """Reporter of what the server found itself; no client is called so."""
+PERSON_REPORTER: Final = "token "
+"""Begins the reporter's name where a person reports; no client is called so."""
 
 
 class Report(NamedTuple):
@@ -60,7 +62,10 @@ def is_confirmed(tx: Tx, domain_key: int, chunk_id: bytes, object_key: int, offs
 
 
 def reporters(tx: Tx, domain_key: int, chunk_id: bytes, object_key: int, offset: int) -> int:
-    """Return how many different reporters beside the server could not open this copy."""
+    """Return how many different clients could not open this copy.
+
+    People do not count: an administrator's word settles it, and who may only read condemns nothing.
+    """
     table = damage_reports.c
     query = select(func.count(table.reporter.distinct())).where(
         table.domain_key == domain_key,
@@ -68,5 +73,6 @@ def reporters(tx: Tx, domain_key: int, chunk_id: bytes, object_key: int, offset:
         table.object_key == object_key,
         table.offset == offset,
         table.reporter != SERVER,
+        table.reporter.not_like(f"{PERSON_REPORTER}%"),
     )
     return tx.execute(query).scalar_one()

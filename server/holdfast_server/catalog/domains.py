@@ -11,6 +11,7 @@ from holdfast_contract.ids import DomainId
 from holdfast_server.catalog.connection import Catalog, Tx
 from holdfast_server.catalog.packing import pack, unpack
 from holdfast_server.catalog.schema import SnapshotState, clients, domains, server_state, snapshots
+from holdfast_server.catalog.scopes import EVERYWHERE, Scope
 
 
 class DomainRecord(NamedTuple):
@@ -70,14 +71,15 @@ def _one(tx: Tx, query: Select[tuple[object, ...]], what: str) -> DomainRecord:
     return _domain(row)
 
 
-def get(catalog: Catalog, name: str) -> DomainRecord:
-    """Return the domain of that name.
+def get(catalog: Catalog, name: str, scope: Scope = EVERYWHERE) -> DomainRecord:
+    """Return the domain of that name within `scope`.
 
     Raises:
         NotFound: there is none.
     """
+    query = _select().where(domains.c.name == name, scope.of_domains(domains.c.name))
     with catalog.read() as tx:
-        return _one(tx, _select().where(domains.c.name == name), name)
+        return _one(tx, query, name)
 
 
 def of_id(tx: Tx, domain: DomainId) -> DomainRecord:
@@ -104,11 +106,14 @@ def by_key(tx: Tx, key: int) -> DomainRecord:
     return _one(tx, select(domains).where(domains.c.key == key), str(key))
 
 
-def listed(catalog: Catalog, *, after: str = "", limit: int = 1000) -> list[DomainRecord]:
-    """Return domains by name, at most `limit` beginning behind `after`."""
-    query = _select().where(domains.c.name > after).order_by(domains.c.name).limit(limit)
+def listed(
+    catalog: Catalog, *, after: str = "", limit: int = 1000, scope: Scope = EVERYWHERE
+) -> list[DomainRecord]:
+    """Return domains within `scope` by name, at most `limit` beginning behind `after`."""
+    query = _select().where(domains.c.name > after, scope.of_domains(domains.c.name))
     with catalog.read() as tx:
-        return [_domain(row) for row in tx.execute(query).mappings()]
+        rows = tx.execute(query.order_by(domains.c.name).limit(limit)).mappings()
+        return [_domain(row) for row in rows]
 
 
 def counts(catalog: Catalog, key: int) -> DomainCounts:
@@ -206,8 +211,9 @@ def _next(tx: Tx, key: int, column: str, count: int) -> int:
     return last + 1
 
 
-def count(catalog: Catalog) -> int:
-    """Return the number of domains."""
+def count(catalog: Catalog, scope: Scope = EVERYWHERE) -> int:
+    """Return the number of domains within `scope`."""
+    known = _select().where(scope.of_domains(domains.c.name))
     with catalog.read() as tx:
-        query = select(func.count()).select_from(_select().subquery())
+        query = select(func.count()).select_from(known.subquery())
         return tx.execute(query).scalar_one()

@@ -10,6 +10,7 @@ from holdfast_contract.errors import NotAuthenticated, NotFound
 from holdfast_contract.ids import ClientName, new_ulid
 from holdfast_server.catalog.connection import Catalog, Tx
 from holdfast_server.catalog.schema import enrol_tokens
+from holdfast_server.catalog.scopes import EVERYWHERE, Scope
 
 
 class EnrolTokenRecord(NamedTuple):
@@ -66,11 +67,11 @@ def create(
     values = row._asdict()
     values["token"] = values.pop("id")
 
-    def work(tx: Tx) -> None:
+    def work(tx: Tx) -> EnrolTokenRecord:
         tx.execute(insert(enrol_tokens).values(**values))
+        return row
 
-    catalog.write(work)
-    return row
+    return catalog.write(work)
 
 
 def find(catalog: Catalog, token_hash: bytes) -> EnrolTokenRecord | None:
@@ -85,24 +86,28 @@ def _find(tx: Tx, token_hash: bytes) -> EnrolTokenRecord | None:
     return None if row is None else _token(row)
 
 
-def listed(catalog: Catalog, *, after: str = "", limit: int = 1000) -> list[EnrolTokenRecord]:
-    """Return tokens by id, oldest first, at most `limit` beginning behind `after`."""
-    query = select(enrol_tokens).where(enrol_tokens.c.token > after)
+def listed(
+    catalog: Catalog, *, after: str = "", limit: int = 1000, scope: Scope = EVERYWHERE
+) -> list[EnrolTokenRecord]:
+    """Return tokens for domains within `scope`, oldest first, `limit` beginning behind `after`."""
+    within = scope.of_domains(enrol_tokens.c.domain)
+    query = select(enrol_tokens).where(enrol_tokens.c.token > after, within)
     query = query.order_by(enrol_tokens.c.token).limit(limit)
     with catalog.read() as tx:
         return [_token(row) for row in tx.execute(query).mappings()]
 
 
-def revoke(catalog: Catalog, token: str) -> None:
+def revoke(catalog: Catalog, token: str, scope: Scope = EVERYWHERE) -> None:
     """Make a token worthless at once; doing it again keeps the first time.
 
     Raises:
-        NotFound: there is none of that id.
+        NotFound: there is none of that id for a domain within `scope`.
     """
     now = catalog.clock.now_ns()
+    within = scope.of_domains(enrol_tokens.c.domain)
 
     def work(tx: Tx) -> None:
-        query = update(enrol_tokens).where(enrol_tokens.c.token == token)
+        query = update(enrol_tokens).where(enrol_tokens.c.token == token, within)
         done = tx.execute(query.values(revoked_ns=func.coalesce(enrol_tokens.c.revoked_ns, now)))
         if done.rowcount != 1:
             raise NotFound(f"no such enrolment token: {token[:40]}")

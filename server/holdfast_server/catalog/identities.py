@@ -9,6 +9,7 @@ from sqlalchemy import RowMapping, insert, select
 from holdfast_contract.ids import ClientName
 from holdfast_server.catalog.connection import Tx
 from holdfast_server.catalog.schema import identities
+from holdfast_server.catalog.scopes import Scope
 
 
 class IdentityRow(NamedTuple):
@@ -37,6 +38,15 @@ def find(tx: Tx, domain_key: int, identity: bytes) -> IdentityRow | None:
     """Return an identity record of this domain by its hash, or None."""
     query = select(identities).where(
         identities.c.identity == identity, identities.c.domain_key == domain_key
+    )
+    row = tx.execute(query).mappings().one_or_none()
+    return None if row is None else _identity(row)
+
+
+def within(tx: Tx, scope: Scope, identity: bytes) -> IdentityRow | None:
+    """Return an identity record of any domain within `scope` by its hash, or None."""
+    query = select(identities).where(
+        identities.c.identity == identity, scope.of_clients(identities.c.client)
     )
     row = tx.execute(query).mappings().one_or_none()
     return None if row is None else _identity(row)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import RowMapping, func, insert, select, update
+from sqlalchemy import ColumnElement, RowMapping, func, insert, select, update
 
 from holdfast_contract.errors import NotFound
 from holdfast_contract.ids import ClientName
@@ -15,6 +15,7 @@ from holdfast_contract.protocol.http import ErrorRow
 from holdfast_server.catalog.connection import Catalog, Tx
 from holdfast_server.catalog.packing import pack, unpack
 from holdfast_server.catalog.schema import jobs
+from holdfast_server.catalog.scopes import EVERYWHERE, Scope
 
 ACTIVE_STATES = (JobState.DISPATCHED, JobState.RUNNING, JobState.FINALIZING)
 """States in which a job occupies its client."""
@@ -82,17 +83,35 @@ def create(catalog: Catalog, records: Iterable[JobRecord]) -> None:
         catalog.write(work)
 
 
-def get(catalog: Catalog, job: str) -> JobRecord:
-    """Return a job.
+def get(catalog: Catalog, job: str, scope: Scope = EVERYWHERE) -> JobRecord:
+    """Return a job of a client within `scope`.
 
     Raises:
         NotFound: there is none of that id.
     """
+    return _one(catalog, job, scope.of_clients(jobs.c.client))
+
+
+def of_client(catalog: Catalog, job: str, client: ClientName) -> JobRecord:
+    """Return a job of this client.
+
+    Raises:
+        NotFound: there is none of that id, or it is another client's.
+    """
+    return _one(catalog, job, jobs.c.client == client)
+
+
+def _one(catalog: Catalog, job: str, where: ColumnElement[bool]) -> JobRecord:
     with catalog.read() as tx:
-        row = tx.execute(select(jobs).where(jobs.c.job == job)).mappings().one_or_none()
+        row = tx.execute(select(jobs).where(jobs.c.job == job, where)).mappings().one_or_none()
     if row is None:
-        raise NotFound(f"no such job: {job[:40]}")
+        raise absent(job)
     return _job(row)
+
+
+def absent(job: str) -> NotFound:
+    """Return what is said of a job that is not there, foreign, or over where it must run."""
+    return NotFound(f"no such job: {job[:40]}")
 
 
 def listed(
@@ -102,16 +121,18 @@ def listed(
     state: str = "",
     after: str = "",
     limit: int = 1000,
+    scope: Scope = EVERYWHERE,
 ) -> list[JobRecord]:
-    """Return jobs, newest first, at most `limit` that are older than the job `after`."""
-    query = select(jobs)
+    """Return jobs within `scope`, newest first, at most `limit` older than the job `after`."""
+    query = select(jobs).where(scope.of_clients(jobs.c.client))
     if client:
         query = query.where(jobs.c.client == client)
     if state:
         query = query.where(jobs.c.state == state)
     if after:
-        older = select(jobs.c.key).where(jobs.c.job == after).scalar_subquery()
-        query = query.where(jobs.c.key < older)
+        # Within the scope as well: otherwise the answer tells when a foreign job was made.
+        older = select(jobs.c.key).where(jobs.c.job == after, scope.of_clients(jobs.c.client))
+        query = query.where(jobs.c.key < older.scalar_subquery())
     with catalog.read() as tx:
         rows = tx.execute(query.order_by(jobs.c.key.desc()).limit(limit)).mappings()
         return [_job(row) for row in rows]
@@ -137,9 +158,10 @@ def active(catalog: Catalog) -> list[JobRecord]:
         return [_job(row) for row in tx.execute(query).mappings()]
 
 
-def count_by_state(catalog: Catalog) -> dict[JobState, int]:
-    """Return how many jobs are in each state; states without jobs are left out."""
-    query = select(jobs.c.state, func.count()).group_by(jobs.c.state)
+def count_by_state(catalog: Catalog, scope: Scope = EVERYWHERE) -> dict[JobState, int]:
+    """Return how many jobs within `scope` are in each state; states without jobs are left out."""
+    query = select(jobs.c.state, func.count()).where(scope.of_clients(jobs.c.client))
+    query = query.group_by(jobs.c.state)
     with catalog.read() as tx:
         return {JobState(state): number for state, number in tx.execute(query)}
 

@@ -391,6 +391,16 @@ events: Final = Table(
     Column("job", Text, nullable=False),
     Column("message", Text, nullable=False),
     Column("details", LargeBinary, nullable=False),
+    Column("link", LargeBinary(32), nullable=False),
     Index("ix_events_client_key", "client", "key"),
     Index("ix_events_job_key", "job", "key"),
 )
+
+event_head: Final = Table(
+    "event_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("last", BigInteger, nullable=False),
+    Column("link", LargeBinary(32), nullable=False),
+)
+"""One row: the last event's id and link."""

@@ -18,6 +18,7 @@ from holdfast_server.catalog.schema import (
     server_state,
     snapshots,
 )
+from holdfast_server.catalog.scopes import EVERYWHERE, Scope
 
 _Blob = bytes
 
@@ -129,9 +130,16 @@ def committed(tx: Tx, snapshot: bytes) -> SnapshotRecord | None:
     return _first(tx, _select().where(snapshots.c.snapshot == snapshot))
 
 
-def durable(tx: Tx, snapshot: bytes) -> SnapshotRecord | None:
-    """Return a snapshot that has a durable record, standing or not."""
-    return _first(tx, _select().where(snapshots.c.snapshot == snapshot, _is_durable()))
+def durable(tx: Tx, snapshot: bytes, scope: Scope = EVERYWHERE) -> SnapshotRecord | None:
+    """Return a snapshot within `scope` that has a durable record, standing or not."""
+    where = (snapshots.c.snapshot == snapshot, _is_durable(), scope.of_domains(domains.c.name))
+    return _first(tx, _select().where(*where))
+
+
+def durable_of(tx: Tx, snapshot: bytes, client: ClientName) -> SnapshotRecord | None:
+    """Return a snapshot of this client that has a durable record, standing or not."""
+    where = (snapshots.c.snapshot == snapshot, _is_durable(), clients.c.name == client)
+    return _first(tx, _select().where(*where))
 
 
 def shown(tx: Tx, snapshot: bytes) -> SnapshotRecord | None:
@@ -139,9 +147,12 @@ def shown(tx: Tx, snapshot: bytes) -> SnapshotRecord | None:
     return _first(tx, _select().where(snapshots.c.snapshot == snapshot, _is_shown()))
 
 
-def with_prefix(tx: Tx, first: bytes, last: bytes, limit: int) -> list[SnapshotRecord]:
-    """Return shown snapshots with ids from `first` to `last`, ascending."""
-    query = _select().where(_is_shown(), snapshots.c.snapshot.between(first, last))
+def with_prefix(
+    tx: Tx, first: bytes, last: bytes, limit: int, scope: Scope = EVERYWHERE
+) -> list[SnapshotRecord]:
+    """Return shown snapshots within `scope` with ids from `first` to `last`, ascending."""
+    between = snapshots.c.snapshot.between(first, last)
+    query = _select().where(_is_shown(), between, scope.of_domains(domains.c.name))
     rows = tx.execute(query.order_by(snapshots.c.snapshot).limit(limit)).mappings()
     return [_snapshot(row) for row in rows]
 
@@ -153,9 +164,10 @@ def newest(
     at_ns: int | None = None,
     dataset: bytes | None = None,
     epochs: tuple[int, int] | None = None,
+    scope: Scope = EVERYWHERE,
 ) -> SnapshotRecord | None:
     """Return the newest shown snapshot of a client, received at `at_ns` or before, of a dataset."""
-    query = _select().where(_is_shown(), clients.c.name == client)
+    query = _select().where(_is_shown(), clients.c.name == client, scope.of_domains(domains.c.name))
     if at_ns is not None:
         query = query.where(snapshots.c.time_ns <= at_ns)
     if dataset is not None:
@@ -165,11 +177,14 @@ def newest(
     return _first(tx, query.order_by(snapshots.c.seq.desc()))
 
 
-def clients_with_snapshots(tx: Tx, limit: int) -> list[ClientName]:
-    """Return names of clients that have shown snapshots, at most `limit`, sorted."""
+def clients_with_snapshots(tx: Tx, limit: int, scope: Scope = EVERYWHERE) -> list[ClientName]:
+    """Return names of clients within `scope` that have shown snapshots, at most `limit`, sorted."""
     query = (
         select(clients.c.name)
-        .where(clients.c.key.in_(select(snapshots.c.client_key).where(_is_shown())))
+        .where(
+            clients.c.key.in_(select(snapshots.c.client_key).where(_is_shown())),
+            scope.of_clients(clients.c.name),
+        )
         .order_by(clients.c.name)
         .limit(limit)
     )
@@ -184,11 +199,15 @@ class Filter(NamedTuple):
     until_ns: int | None = None
     latest: int | None = None
     """Only so many of the newest of each client (of those that pass the rest)."""
+    scope: Scope = EVERYWHERE
 
 
 def listed(tx: Tx, wanted: Filter, *, after: int = 0, limit: int = 1000) -> list[SnapshotRecord]:
     """Return shown snapshots, oldest first, at most `limit` with numbers beyond `after`."""
+    within = select(domains.c.key).where(wanted.scope.of_domains(domains.c.name))
     where = [_is_shown()]
+    if not wanted.scope.is_whole:
+        where.append(snapshots.c.domain_key.in_(within))
     if wanted.client is not None:
         key = select(clients.c.key).where(clients.c.name == wanted.client)
         where.append(snapshots.c.client_key == key.scalar_subquery())
@@ -231,7 +250,9 @@ def newest_of_each_client(tx: Tx, client_names: list[ClientName]) -> dict[Client
     return {ClientName(name): SnapshotId(found) for name, found in tx.execute(query)}
 
 
-def count(tx: Tx) -> int:
-    """Return the number of shown snapshots."""
-    query = select(func.count()).select_from(snapshots).where(_is_shown())
+def count(tx: Tx, scope: Scope = EVERYWHERE) -> int:
+    """Return the number of shown snapshots within `scope`."""
+    within = select(domains.c.key).where(scope.of_domains(domains.c.name))
+    query = select(func.count()).select_from(snapshots)
+    query = query.where(_is_shown(), snapshots.c.domain_key.in_(within))
     return tx.execute(query).scalar_one()

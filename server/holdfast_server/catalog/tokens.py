@@ -62,11 +62,11 @@ def create(
     values = row._asdict() | {"domains": pack(domains)}
     values["token"] = values.pop("id")
 
-    def work(tx: Tx) -> None:
+    def work(tx: Tx) -> TokenRecord:
         tx.execute(insert(tokens).values(**values))
+        return row
 
-    catalog.write(work)
-    return row
+    return catalog.write(work)
 
 
 def find(catalog: Catalog, token_hash: bytes) -> TokenRecord | None:
@@ -84,18 +84,19 @@ def listed(catalog: Catalog, *, after: str = "", limit: int = 1000) -> list[Toke
         return [_token(row) for row in tx.execute(query).mappings()]
 
 
-def revoke(catalog: Catalog, token: str) -> None:
-    """Make a token worthless at once; doing it again keeps the first time.
+def revoke(catalog: Catalog, token: str) -> bytes:
+    """Make a token worthless at once and return its hash; doing it again keeps the first time.
 
     Raises:
         NotFound: there is none of that id.
     """
     now = catalog.clock.now_ns()
 
-    def work(tx: Tx) -> None:
+    def work(tx: Tx) -> bytes:
         query = update(tokens).where(tokens.c.token == token)
         done = tx.execute(query.values(revoked_ns=func.coalesce(tokens.c.revoked_ns, now)))
         if done.rowcount != 1:
             raise NotFound(f"no such token: {token[:40]}")
+        return bytes(tx.execute(select(tokens.c.hash).where(tokens.c.token == token)).scalar_one())
 
-    catalog.write(work)
+    return catalog.write(work)

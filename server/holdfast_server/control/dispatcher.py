@@ -97,6 +97,7 @@ class Dispatcher:
     async def round(self) -> None:
         """Save progress, end what stands still, send what can be sent."""
         await self._life.save_counts()
+        await self._events.sum_up()
         for live in self._live.all():
             await self._end_if_stalled(live.job)
         await self._send_queued()

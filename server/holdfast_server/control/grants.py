@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from holdfast_contract.errors import NotFound
 from holdfast_contract.ids import ClientName
 from holdfast_server.catalog import jobs, sessions
 from holdfast_server.catalog.connection import Catalog
@@ -68,10 +67,10 @@ class Grants:
         session = None if row is None else row.session
         return self._repository.open_grant(client.domain, granted, session)
 
-    def _of_job(self, job: str, client: str) -> list[bytes]:
-        record = jobs.get(self._catalog, job)
-        if record.client != client or record.state not in jobs.ACTIVE_STATES:
-            raise NotFound("no such job")
+    def _of_job(self, job: str, client: ClientName) -> list[bytes]:
+        record = jobs.of_client(self._catalog, job, client)
+        if record.state not in jobs.ACTIVE_STATES:
+            raise jobs.absent(job)
         return granted_snapshots(decode_spec(record.spec))
 
     def _job_names(self, snapshot: bytes, client: str) -> bool:

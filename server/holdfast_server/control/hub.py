@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from holdfast_contract.errors import Fenced, HoldfastError
 from holdfast_contract.ids import ClientName, DomainId
 from holdfast_contract.protocol.control import Browse, Hello, Message, Refuse
+from holdfast_server.catalog.scopes import Scope
 from holdfast_server.control.channel import Channel
 
 WAITING_MESSAGES_MAX = 1024
@@ -102,6 +103,10 @@ class Hub:
     def __len__(self) -> int:
         return len(self._by_client)
 
+    def count(self, scope: Scope) -> int:
+        """Return how many clients within `scope` are connected."""
+        return sum(scope.has_domain(client.domain) for client in self._by_client)
+
     def join(self, connection: AgentConnection) -> AgentConnection | None:
         """Make `connection` the client's; return the older one, which is fenced by that."""
         older = self._by_client.get(connection.client)
@@ -149,12 +154,17 @@ class Hub:
             and connection.hello.browse in allowed
         ]
 
-    def drop(self, client: str, error: HoldfastError) -> None:
-        """End the connection of `client`, if there is one, and its token with it."""
+    def drop(self, client: str, error: HoldfastError) -> bytes | None:
+        """End the connection of `client` and its token; return that token's hash.
+
+        None: there is no connection.
+        """
         connection = self.connected(client)
-        if connection is not None:
-            self._by_token.pop(connection.token_hash, None)
-            connection.end(error)
+        if connection is None:
+            return None
+        self._by_token.pop(connection.token_hash, None)
+        connection.end(error)
+        return connection.token_hash
 
     def close(self) -> None:
         """End all connections: the server stops."""

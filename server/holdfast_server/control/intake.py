@@ -18,8 +18,10 @@ from holdfast_contract.protocol.http import (
     SnapshotPath,
 )
 from holdfast_server.catalog import clients
+from holdfast_server.catalog.clients import ClientRecord
 from holdfast_server.catalog.connection import Catalog
 from holdfast_server.catalog.jobs import JobRecord
+from holdfast_server.catalog.scopes import Scope
 from holdfast_server.control.orders import BackupSpec, RestoreSpec, Spec, VerifySpec, encode_spec
 from holdfast_server.repository import Repository
 
@@ -33,6 +35,8 @@ class Intake:
 
     catalog: Catalog
     repository: Repository
+    scope: Scope
+    """Whose clients and snapshots exist for who asks."""
 
     def jobs(self, request: JobCreate) -> list[JobRecord]:
         """Return the jobs that `request` asks for, one for each client, not yet in the catalog.
@@ -53,7 +57,7 @@ class Intake:
                 return self._restores(request)
             case JobCreateVerify():
                 item = self.items([SnapshotPath(snapshot=request.snapshot)])[0]
-                target = _target(request.to or item.client, [item])
+                target = self._target(request.to or item.client, [item])
                 return [self._job("verify", target, VerifySpec(item=item), item.snapshot)]
 
     def items(self, asked: Iterable[SnapshotPath]) -> list[RestoreItem]:
@@ -67,7 +71,9 @@ class Intake:
         found = []
         for part in asked:
             if part.snapshot not in owners:
-                owners[part.snapshot] = str(self.repository.resolve(part.snapshot).client)
+                owners[part.snapshot] = str(
+                    self.repository.resolve(part.snapshot, self.scope).client
+                )
             path = absolute(part.path_bytes())
             client = owners[part.snapshot]
             found.append(RestoreItem(bytes.fromhex(part.snapshot), client, path))
@@ -87,7 +93,7 @@ class Intake:
         return [
             self._job(
                 "restore",
-                _target(client, parts),
+                self._target(client, parts),
                 _restore_spec(request, parts, target),
                 parts[0].snapshot,
             )
@@ -95,10 +101,7 @@ class Intake:
         ]
 
     def _job(self, kind: str, client: str, spec: Spec, snapshot: bytes | None = None) -> JobRecord:
-        name = ClientName.parse(client)
-        row = clients.get(self.catalog, name)
-        if row.revoked_ns is not None:
-            raise Refused(f"{name} was revoked", hint="enrol it again first")
+        name = self._client(client).name
         data = encode_spec(spec)
         if len(data) > limits.MESSAGE_BYTES_MAX - ORDER_ROOM_BYTES:
             raise TooLarge(
@@ -114,6 +117,23 @@ class Intake:
             spec=data,
             snapshot=snapshot,
         )
+
+    def _target(self, client: str, items: list[RestoreItem]) -> str:
+        """Return the client that is to work, if its domain is that of all `items`."""
+        domain = self._client(client).name.domain
+        for item in items:
+            if ClientName(item.client).domain != domain:
+                raise Refused(
+                    f"{client} is not of the snapshot's domain",
+                    hint="an agent holds its own domain's key only; use --local with the key file",
+                )
+        return client
+
+    def _client(self, client: str) -> ClientRecord:
+        row = clients.get(self.catalog, ClientName.parse(client), self.scope)
+        if row.revoked_ns is not None:
+            raise Refused(f"{row.name} was revoked", hint="enrol it again first")
+        return row
 
 
 def absolute(path: bytes) -> bytes:
@@ -160,15 +180,3 @@ def _restore_spec(
         verify=request.verify,
         limit_download=request.limit_download,
     )
-
-
-def _target(client: str, items: list[RestoreItem]) -> str:
-    """Return the client that is to work, if its domain is that of all `items`."""
-    domain = ClientName.parse(client).domain
-    for item in items:
-        if ClientName(item.client).domain != domain:
-            raise Refused(
-                f"{client} is not of the snapshot's domain",
-                hint="an agent holds its own domain's key only; use --local with the key file",
-            )
-    return client

@@ -6,16 +6,19 @@ Queued -> Dispatched -> Running -> Finalizing -> Completed | CompletedWithSkips
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
 from holdfast_contract.errors import Cancelled, HoldfastError, NotFound
 from holdfast_contract.protocol.control import Cancel, Finished, JobState, Progress
+from holdfast_server.catalog import events as event_rows
 from holdfast_server.catalog import jobs
-from holdfast_server.catalog.connection import Catalog
+from holdfast_server.catalog.attested import Attested
+from holdfast_server.catalog.connection import Catalog, Tx
 from holdfast_server.catalog.jobs import ACTIVE_STATES, JobRecord
 from holdfast_server.control.endings import Ending, ending_by, ending_of, error_row
-from holdfast_server.control.events import Events
+from holdfast_server.control.events import DONE, Events
 from holdfast_server.control.hub import AgentConnection, Hub
 from holdfast_server.control.live import LiveJobs
 from holdfast_server.control.notices import Notices
@@ -55,19 +58,30 @@ class JobLife:
         self._events = events
         self._notices = notices
 
-    async def create(self, records: list[JobRecord], by: str) -> None:
-        """Queue new jobs; `by` names the token that asked for them."""
-        await self._workers.run(jobs.create, self._catalog, records)
-        for record in records:
-            spec = decode_spec(record.spec)
-            await self._events.add(
-                "job-queued",
-                f"{record.kind} asked for",
-                client=record.client,
-                job=record.id,
-                by=by,
-                special=isinstance(spec, RestoreSpec) and spec.special,
-            )
+    async def create(self, records: list[JobRecord], who: Mapping[str, str]) -> None:
+        """Queue new jobs; `who` asked for them, as their events tell."""
+        await self._workers.run(self._create, records, who)
+        self._events.told()
+
+    def _create(self, records: list[JobRecord], who: Mapping[str, str]) -> None:
+        now = self._catalog.clock.now_ns()
+
+        def note(tx: Tx, result: None) -> None:
+            for record in records:
+                spec = decode_spec(record.spec)
+                special = isinstance(spec, RestoreSpec) and spec.special
+                event_rows.record(
+                    tx,
+                    now,
+                    "job-queued",
+                    f"{record.kind} asked for",
+                    client=record.client,
+                    job=record.id,
+                    details={**who, "special": special, "outcome": DONE},
+                )
+
+        # One transaction: no job without a row that tells who asked for it.
+        jobs.create(Attested(self._catalog, note), records)
 
     async def load(self) -> None:
         """Take up the jobs that were active when the process before this one ended."""
@@ -138,8 +152,10 @@ class JobLife:
             return ""
         return found.result if found.client == record.client else None
 
-    async def cancel(self, job: str, by: str) -> JobRecord:
+    async def cancel(self, job: str, who: Mapping[str, str]) -> JobRecord:
         """End a job: at once where no agent has it, otherwise by a message; return its row.
+
+        `who` asked for it, as the job's events tell.
 
         Raises:
             NotFound: there is no such job.
@@ -147,9 +163,11 @@ class JobLife:
         record = await self._workers.run(jobs.get, self._catalog, job)
         if record.state.is_final:
             return record
-        asked = Cancelled("cancelled on request", by=by)
-        message = "cancel asked for"
-        await self._events.add("job-cancel", message, client=record.client, job=job, by=by)
+        asked = Cancelled("cancelled on request", by=who.get("by", ""))
+        told = {**who, "outcome": DONE}
+        await self._events.add(
+            "job-cancel", "cancel asked for", client=record.client, job=job, **told
+        )
         if record.state is JobState.QUEUED and await self.end(job, asked, (JobState.QUEUED,)):
             return await self._workers.run(jobs.get, self._catalog, job)
         live = self._live.get(job)

@@ -91,6 +91,11 @@ class Reception:
             proven, welcome = await self._greet(channel)
         except HoldfastError as error:
             _log.warning("a control connection was refused", error=error)
+            if isinstance(error, NotAuthenticated):
+                # Not whom it claims to be: nobody has proven anything.
+                await self._events.refused(
+                    "a control connection without a proof that counts", code=error.code
+                )
             await channel.send(Refuse(code=error.code, message=error.message))
             await channel.close()
             return
@@ -171,7 +176,8 @@ class Reception:
             await self._hear(channel, connection)
         except InvalidInput as error:
             message = "disconnected: a message outside the protocol"
-            await self._events.refused(message, client=connection.client)
+            client = connection.client
+            await self._events.refused(message, caller=client, client=client, code=error.code)
             connection.end(error)
         except (NotAuthenticated, NotFound) as error:
             connection.end(error)
@@ -205,7 +211,8 @@ class Reception:
 
     async def _hear(self, channel: Channel, connection: AgentConnection) -> None:
         while (message := await channel.receive()) is not None:
-            if not self._hub.is_current(connection):
+            # A client that was revoked is told so and then closed: what it still says is not heard.
+            if not (connection.is_open and self._hub.is_current(connection)):
                 return
             connection.last_seen_ns = self._clock.now_ns()
             await self._take(message, connection)

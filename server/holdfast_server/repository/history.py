@@ -10,6 +10,7 @@ from holdfast_contract.format.manifest import snapshot_id
 from holdfast_contract.ids import ZERO_HASH, ClientName, SnapshotId
 from holdfast_server.catalog import clients, snapshots
 from holdfast_server.catalog.schema import ObjectKind, SnapshotState
+from holdfast_server.catalog.scopes import EVERYWHERE, Scope
 from holdfast_server.catalog.snapshots import Filter, SnapshotRecord
 from holdfast_server.repository import snapshot_references
 from holdfast_server.repository.names import object_name
@@ -89,17 +90,23 @@ class History:
         with self._parts.catalog.read() as tx:
             return snapshots.count(tx)
 
-    def get(self, snapshot: bytes) -> SnapshotRecord:
-        """Return a snapshot by its id (32 bytes), pruned ones too.
+    def get(self, snapshot: bytes, scope: Scope = EVERYWHERE) -> SnapshotRecord:
+        """Return a snapshot within `scope` by its id (32 bytes), pruned ones too.
 
         Raises:
             NotFound: there is none.
         """
         with self._parts.catalog.read() as tx:
-            found = snapshots.durable(tx, snapshot)
-        if found is None:
-            raise NotFound(f"no such snapshot: {snapshot.hex()}")
-        return found
+            return _present(snapshots.durable(tx, snapshot, scope), snapshot)
+
+    def of_client(self, snapshot: bytes, client: ClientName) -> SnapshotRecord:
+        """Return a snapshot of this client's own history by its id, pruned ones too.
+
+        Raises:
+            NotFound: there is none, or it is another client's.
+        """
+        with self._parts.catalog.read() as tx:
+            return _present(snapshots.durable_of(tx, snapshot, client), snapshot)
 
     def standing(self, snapshot_ids: Sequence[bytes]) -> list[SnapshotRecord]:
         """Return those of these snapshots that stand, in their order."""
@@ -107,19 +114,17 @@ class History:
             found = [snapshots.shown(tx, snapshot) for snapshot in snapshot_ids]
         return [snapshot for snapshot in found if snapshot is not None]
 
-    def resolve(self, reference: str) -> SnapshotRecord:
+    def resolve(self, reference: str, scope: Scope = EVERYWHERE) -> SnapshotRecord:
         """Return the snapshot that a person's reference names; see `snapshot_references`."""
         with self._parts.catalog.read() as tx:
-            return snapshot_references.resolve(tx, reference)
+            return snapshot_references.resolve(tx, reference, scope)
 
-    def manifest(self, snapshot: bytes) -> bytes:
-        """Return the manifest of a snapshot, pruned ones too, as it was stored.
+    def manifest(self, found: SnapshotRecord) -> bytes:
+        """Return the manifest of a snapshot as it was stored.
 
         Raises:
-            NotFound: no such snapshot.
             Damaged: the object is not what was stored.
         """
-        found = self.get(snapshot)
         name = object_name(ObjectKind.MANIFEST, found.domain, found.manifest)
         try:
             data = self._parts.store.get(name)
@@ -133,6 +138,12 @@ class History:
 def is_standing(snapshot: SnapshotRecord) -> bool:
     """Tell whether a snapshot is neither in the trash nor purged."""
     return snapshot.state is SnapshotState.STANDING
+
+
+def _present(found: SnapshotRecord | None, snapshot: bytes) -> SnapshotRecord:
+    if found is None:
+        raise NotFound(f"no such snapshot: {snapshot.hex()}")
+    return found
 
 
 def _newest_of_each(found: list[SnapshotRecord], count: int) -> list[SnapshotRecord]:

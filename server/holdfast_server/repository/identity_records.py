@@ -19,6 +19,7 @@ from holdfast_server.catalog.domains import DomainRecord
 from holdfast_server.catalog.identities import IdentityRow
 from holdfast_server.catalog.objects import ObjectRow
 from holdfast_server.catalog.schema import ObjectKind
+from holdfast_server.catalog.scopes import Scope
 from holdfast_server.repository.deposits import Deposits
 from holdfast_server.repository.journal_records import IdentityStored, encode_record
 from holdfast_server.repository.names import object_name
@@ -124,6 +125,19 @@ class IdentityRecords:
         if row is None:
             raise NotFound("no such identity record")
         return self._read(domain_name, row)
+
+    def read_within(self, scope: Scope, identity: bytes) -> bytes:
+        """Return an identity record of any domain within `scope`, as it was stored.
+
+        Raises:
+            NotFound: there is none.
+            Damaged: its object is not what was stored.
+        """
+        with self._parts.catalog.read() as tx:
+            row = identities.within(tx, scope, identity)
+        if row is None:
+            raise NotFound("no such identity record")
+        return self._read(row.client.domain, row)
 
     def _read(self, domain_name: str, row: IdentityRow) -> bytes:
         domain = domains.get(self._parts.catalog, domain_name)

@@ -18,6 +18,7 @@ from holdfast_server.auth.signatures import verify_signature
 from holdfast_server.catalog.connection import Catalog
 from holdfast_server.catalog.domains import DomainRecord
 from holdfast_server.catalog.schema import ObjectKind
+from holdfast_server.catalog.scopes import EVERYWHERE, Scope
 from holdfast_server.catalog.snapshots import Filter, SnapshotRecord
 from holdfast_server.repository import doctor, recovery
 from holdfast_server.repository.commit import Commits, Committed
@@ -97,6 +98,10 @@ class Repository:
         """Return an identity record of a domain by its hash; see `IdentityRecords.read`."""
         return self._identities.read(domain_name, identity)
 
+    def identity_within(self, scope: Scope, identity: bytes) -> bytes:
+        """Return an identity record within a scope; see `IdentityRecords.read_within`."""
+        return self._identities.read_within(scope, identity)
+
     def current_identity(self, client: ClientName) -> CurrentIdentity | None:
         """Return the identity record of a client that counts, None where it is not enrolled."""
         return self._identities.current(client)
@@ -174,13 +179,18 @@ class Repository:
         """Return snapshots, oldest first; see `History.listed`."""
         return self.history.listed(wanted, tag=tag, after=after, limit=limit)
 
-    def resolve(self, reference: str) -> SnapshotRecord:
+    def resolve(self, reference: str, scope: Scope = EVERYWHERE) -> SnapshotRecord:
         """Return the snapshot that a person's reference names; see `snapshot_references`."""
-        return self.history.resolve(reference)
+        return self.history.resolve(reference, scope)
 
-    def manifest(self, snapshot: bytes) -> bytes:
-        """Return the manifest of a snapshot, pruned ones too; see `History.manifest`."""
-        return self.history.manifest(snapshot)
+    def manifest(self, snapshot: bytes, scope: Scope = EVERYWHERE) -> bytes:
+        """Return the manifest of a snapshot within `scope`, pruned ones too, as it was stored.
+
+        Raises:
+            NotFound: no such snapshot.
+            Damaged: the object is not what was stored.
+        """
+        return self.history.manifest(self.history.get(snapshot, scope))
 
     def open_grant(
         self, domain_name: str, snapshots: Sequence[bytes], session: str | None = None

@@ -11,6 +11,7 @@ from holdfast_contract.errors import Ambiguous, InvalidInput, NotFound
 from holdfast_contract.ids import ClientName
 from holdfast_server.catalog import snapshots
 from holdfast_server.catalog.connection import Tx
+from holdfast_server.catalog.scopes import EVERYWHERE, Scope
 from holdfast_server.catalog.snapshots import SnapshotRecord
 
 _PREFIX: Final = re.compile(r"[0-9a-f]{6,64}")
@@ -21,8 +22,8 @@ CANDIDATES_MAX: Final = 20
 """Names shown where a reference fits more than one snapshot or none."""
 
 
-def resolve(tx: Tx, reference: str) -> SnapshotRecord:
-    """Return the snapshot that `reference` names.
+def resolve(tx: Tx, reference: str, scope: Scope = EVERYWHERE) -> SnapshotRecord:
+    """Return the snapshot within `scope` that `reference` names.
 
     Raises:
         InvalidInput: not a reference.
@@ -30,33 +31,33 @@ def resolve(tx: Tx, reference: str) -> SnapshotRecord:
     """
     name, at, moment = reference.partition("@")
     if at:
-        return _of_client(tx, ClientName.parse(name), moment, reference)
+        return _of_client(tx, ClientName.parse(name), moment, scope)
     if reference == "latest":
-        return _latest(tx)
+        return _latest(tx, scope)
     if _PREFIX.fullmatch(reference.lower()):
-        return _by_prefix(tx, reference.lower())
+        return _by_prefix(tx, reference.lower(), scope)
     raise InvalidInput(
         f"not a reference of a snapshot: {reference[:120]!r}",
         hint="6 or more digits of its id, CLIENT@latest, CLIENT@TIME or latest",
     )
 
 
-def _of_client(tx: Tx, client: ClientName, moment: str, reference: str) -> SnapshotRecord:
+def _of_client(tx: Tx, client: ClientName, moment: str, scope: Scope) -> SnapshotRecord:
     at_ns = None if moment == "latest" else parse_moment(moment).last_ns
-    found = snapshots.newest(tx, client, at_ns=at_ns)
+    found = snapshots.newest(tx, client, at_ns=at_ns, scope=scope)
     if found is not None:
         return found
-    wanted = snapshots.Filter(client=client)
+    wanted = snapshots.Filter(client=client, scope=scope)
     others = snapshots.listed(tx, wanted, limit=CANDIDATES_MAX)
     raise NotFound(
-        f"no such snapshot: {reference[:300]}",
+        f"no such snapshot: {client}@{moment[:60]}",
         hint="holdfast snapshots lists what there is",
         candidates=[_shown(other) for other in others],
     )
 
 
-def _latest(tx: Tx) -> SnapshotRecord:
-    names = snapshots.clients_with_snapshots(tx, CANDIDATES_MAX)
+def _latest(tx: Tx, scope: Scope) -> SnapshotRecord:
+    names = snapshots.clients_with_snapshots(tx, CANDIDATES_MAX, scope)
     if not names:
         raise NotFound("there are no snapshots yet", candidates=[])
     if len(names) > 1:
@@ -65,14 +66,14 @@ def _latest(tx: Tx) -> SnapshotRecord:
             hint="CLIENT@latest",
             candidates=[f"{name}@latest" for name in names],
         )
-    found = snapshots.newest(tx, names[0])
+    found = snapshots.newest(tx, names[0], scope=scope)
     assert found is not None
     return found
 
 
-def _by_prefix(tx: Tx, prefix: str) -> SnapshotRecord:
+def _by_prefix(tx: Tx, prefix: str, scope: Scope) -> SnapshotRecord:
     first, last = (bytes.fromhex(prefix.ljust(64, digit)) for digit in "0f")
-    found = snapshots.with_prefix(tx, first, last, CANDIDATES_MAX)
+    found = snapshots.with_prefix(tx, first, last, CANDIDATES_MAX, scope)
     if not found:
         raise NotFound(f"no such snapshot: {prefix}", candidates=[])
     if len(found) > 1:
