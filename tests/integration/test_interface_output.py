@@ -367,6 +367,24 @@ def test_tokens_are_made_used_and_revoked(world: World, tmp_path: Path) -> None:
     assert not (tmp_path / "k").exists()
 
 
+def test_an_operator_backs_up_in_its_domain_and_a_viewer_only_looks(
+    world: World, played: dict[str, Any], tmp_path: Path
+) -> None:
+    operator, viewer = tmp_path / "operator.token", tmp_path / "viewer.token"
+    for role, out in (("operator", operator), ("viewer", viewer)):
+        world.cli("token", "create", "--role", role, "--domain", "play", "--out", out)
+    done = world.json("backup", CLIENT, "--dry-run", HOLDFAST_TOKEN_FILE=str(operator))
+    assert done["state"] == "Completed"
+    refused = world.run("backup", CLIENT, "--json", HOLDFAST_TOKEN_FILE=str(viewer))
+    assert refused.returncode == 12
+    assert json.loads(refused.stderr)["code"] == "refused"
+    rows = world.json("snapshots", CLIENT, HOLDFAST_TOKEN_FILE=str(viewer))
+    assert rows == world.json("snapshots", CLIENT)
+    events = [row for row in world.json("events") if row["kind"] == "refused"]
+    details = events[-1]["details"]
+    assert (details["role"], details["route"]) == ("viewer", "POST /v1/jobs")
+
+
 def test_login_keeps_a_context_of_paths(world: World, tmp_path: Path) -> None:
     bare = {
         "HOLDFAST_SERVER": "",
