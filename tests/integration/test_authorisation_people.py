@@ -8,14 +8,11 @@ as what there never was.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from holdfast_contract.protocol.control import Query
 from holdfast_server.catalog import events
 from holdfast_server.catalog.events import EventRecord, Trail
 from tests.support.apiworld import ActedAgent, ApiWorld, made, serving
@@ -31,6 +28,7 @@ from tests.support.authorisation import (
     Thing,
     Things,
     absent_thing,
+    answering,
     api_token,
     enrol_token,
     observe,
@@ -41,7 +39,6 @@ from tests.support.uploads import Pod, Served, domain_keys, domain_record
 
 VIEWER, OPERATOR, ADMIN = "viewer", "operator", "admin"
 RANK = {VIEWER: 1, OPERATOR: 2, ADMIN: 3}
-ROWS = b'{"path": "/data/a"}\n{"type": "end"}\n'
 
 
 @dataclass(frozen=True)
@@ -248,24 +245,6 @@ STRANGERS = [
 HOLDERS = KNOWN + STRANGERS
 Key = tuple[str, int, str, str]
 """Route, number of the case, holder, where."""
-
-
-async def answer_all(agent: ActedAgent) -> None:
-    """Answer every query, until cancelled."""
-    count = 1
-    while True:
-        query = await agent.until(Query, count)
-        await agent.call("POST", f"/answers/{query.query}", data=ROWS)
-        count += 1
-
-
-@contextlib.asynccontextmanager
-async def answering(*agents: ActedAgent) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(answer_all(agent)) for agent in agents]
-    yield
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Matrix:

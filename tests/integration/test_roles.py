@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -118,6 +119,21 @@ async def test_events_of_no_client_are_for_who_is_not_limited(world: ApiWorld) -
     whole = (await world.call("GET", "/v1/events"))["items"]
     assert {row["client"] for row in whole} >= {"shop/db-0", "mart/db-0"}
     assert all(len(row["link"]) == 64 for row in whole)
+
+
+async def test_an_attempt_to_enrol_under_a_taken_name_is_told(world: ApiWorld) -> None:
+    await world.pod("shop/db-0")
+    made = await world.call("POST", "/v1/enrol-tokens", json={"domain": "shop"})
+    body = {"client": "shop/db-0", "sign_key": base64.b64encode(noise("key")).decode()}
+    for _ in range(2):
+        problem = await world.refused(
+            "POST", "/agent/v1/enrol/begin", token=made["token"], json=body
+        )
+        assert problem["code"] == "conflict"
+    rows = (await world.call("GET", "/v1/events"))["items"]
+    [told] = [row["details"] for row in rows if row["kind"] == "act-failed"]
+    assert (told["by"], told["code"]) == (made["id"], "conflict")
+    assert told["route"] == "POST /agent/v1/enrol/begin"
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ expected stands in the tests, row by row; here it is only asked and noted.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,19 +18,20 @@ from sqlalchemy import event
 
 from holdfast_contract import logs
 from holdfast_contract.ids import new_ulid
-from holdfast_contract.protocol.control import Counts, JobState
+from holdfast_contract.protocol.control import Counts, JobState, Query
 from holdfast_server.api.routes import Route
 from holdfast_server.api.table import ROUTES
 from holdfast_server.auth.tokens import TokenKind, hash_token, new_token
 from holdfast_server.catalog import clients, enrolment, jobs, tokens
 from holdfast_server.catalog.connection import Catalog
 from holdfast_server.control.orders import BackupSpec, encode_spec
-from tests.support.apiworld import ApiWorld
+from tests.support.apiworld import ActedAgent, ApiWorld
 from tests.support.samples import noise
 from tests.support.uploads import Pod, Served
 
 OWN, SIBLING, FOREIGN, ABSENT, DELETED = "own", "sibling", "foreign", "absent", "deleted"
 HOUR_NS = 3_600 * 10**9
+ROWS = b'{"path": "/data/a"}\n{"type": "end"}\n'
 
 
 def title(route: Route) -> str:
@@ -258,6 +261,24 @@ def absent_thing(served: Served, number: int = 0) -> Thing:
         chunk=some[2],
         object=f"packs/{some[3][:16].hex()}/{new_ulid(served.clock)}",
     )
+
+
+async def answer_all(agent: ActedAgent) -> None:
+    """Answer every query, until cancelled."""
+    count = 1
+    while True:
+        query = await agent.until(Query, count)
+        await agent.call("POST", f"/answers/{query.query}", data=ROWS)
+        count += 1
+
+
+@contextlib.asynccontextmanager
+async def answering(*agents: ActedAgent) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(answer_all(agent)) for agent in agents]
+    yield
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 Requests = Callable[[Thing], Asked]

@@ -25,6 +25,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _TARGET = re.compile(r"[A-Za-z0-9._-]{1,100}")
+LABEL_CHARS_SHOWN = 100
+"""Of a token's label, in every event of an act with it."""
 PAGE_ROWS = 200
 """Rows of a page whose caller does not say how many."""
 
@@ -118,7 +120,7 @@ class Call:
         """Who calls, and with which request: what every act's event tells."""
         told = {"by": self.by, "request": self.request_id}
         if isinstance(self.caller, Person):
-            told |= {"role": self.caller.role, "name": self.caller.label}
+            told |= {"role": self.caller.role, "name": self.caller.label[:LABEL_CHARS_SHOWN]}
         return {name: value for name, value in told.items() if value}
 
     async def act(

@@ -138,7 +138,9 @@ async def _answer(call: Call, route: Route) -> web.StreamResponse:
         except NotAuthenticated:
             raise
         except HoldfastError as error:
-            if route.is_act or isinstance(error, Refused):
+            # An enrolment that failed too: somebody may have tried to take a name.
+            is_told = route.is_act or route.audience is Audience.NEWCOMER
+            if is_told or isinstance(error, Refused):
                 await _record_failure(call, route, error)
             raise
         assert call.is_recorded or not route.is_act, "every act stands in the trail"
