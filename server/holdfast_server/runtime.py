@@ -14,9 +14,11 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from holdfast_contract.clock import Clock, SystemClock
+from holdfast_contract.errors import HoldfastError
 from holdfast_contract.logs import get_logger
 from holdfast_server.api.metrics import Metrics
 from holdfast_server.api.services import Services
@@ -24,6 +26,7 @@ from holdfast_server.api.serving import Serving
 from holdfast_server.auth.certificates import (
     TlsFiles,
     given_certificates,
+    load_certificate,
     names_to_certify,
     own_certificates,
     server_context,
@@ -35,6 +38,7 @@ from holdfast_server.catalog.attested import Attested
 from holdfast_server.catalog.connection import Catalog, Tx, open_catalog
 from holdfast_server.catalog.tokens import TokenRecord
 from holdfast_server.config import PROGRAM, ServerConfig
+from holdfast_server.control.clock_watch import ClockWatch
 from holdfast_server.control.dispatcher import Dispatcher, DispatchLimits
 from holdfast_server.control.events import Events
 from holdfast_server.control.grants import Grants
@@ -53,6 +57,8 @@ from holdfast_server.stores import open_store
 
 _log = get_logger(__name__)
 
+CERTIFICATE_SECONDS = 3600.0
+"""How often the server's own certificate is looked at while it runs."""
 SHUTDOWN_SECONDS = 6.0
 """How long requests under way may take to finish: all of the stop is to be over in ten."""
 ADMIN_LABEL = "admin.token"
@@ -134,6 +140,25 @@ def ensure_admin_token(directory: DataDirectory, catalog: Catalog) -> bool:
     return True
 
 
+async def _keep_certificate(start: Start, services: Services, context: ssl.SSLContext) -> None:
+    """Renew the server's own certificate while it runs; ends when cancelled."""
+    while True:
+        await asyncio.sleep(CERTIFICATE_SECONDS)
+        await renew_certificate(start, services, context)
+
+
+async def renew_certificate(start: Start, services: Services, context: ssl.SSLContext) -> None:
+    """Make a new certificate where the clock asks for one, and show it from now on."""
+    try:
+        files = await services.workers.run(
+            _tls_files, start.config, start.directory, services.clock
+        )
+        # On this thread: handshakes that begin meanwhile would read a half changed context.
+        load_certificate(context, files)
+    except HoldfastError as error:
+        _log.error("the certificate could not be renewed", error=error)
+
+
 def _tls_files(config: ServerConfig, directory: DataDirectory, clock: Clock) -> TlsFiles:
     if config.tls_cert is not None and config.tls_key is not None:
         return given_certificates(config.tls_cert, config.tls_key)
@@ -205,6 +230,7 @@ def make_services(
         life=life,
         dispatcher=dispatcher,
         reception=reception,
+        clock_watch=ClockWatch(catalog, workers, notices, clock),
     )
 
 
@@ -215,10 +241,16 @@ async def _serve(start: Start, services: Services, context: ssl.SSLContext) -> N
         loop.add_signal_handler(number, stop.set)
     serving = Serving(services, shutdown_seconds=SHUTDOWN_SECONDS)
     await services.life.load()
+    services.clock_watch.after_jump = partial(renew_certificate, start, services, context)
+    await services.clock_watch.begin()
     listen = start.config.listen
     port = await serving.open(listen.host, listen.port, context)
     url = server_url(listen.host, port)
-    dispatch = asyncio.create_task(services.dispatcher.run())
+    tasks = [
+        asyncio.create_task(services.dispatcher.run()),
+        asyncio.create_task(services.clock_watch.run()),
+        asyncio.create_task(_keep_certificate(start, services, context)),
+    ]
     try:
         await services.workers.run(start.directory.write_url, url)
         await services.events.add("server-started", f"server {services.version} started")
@@ -226,11 +258,12 @@ async def _serve(start: Start, services: Services, context: ssl.SSLContext) -> N
         await stop.wait()
         _log.info("the server stops")
     finally:
-        await _stop(services, serving, dispatch)
+        await _stop(services, serving, tasks)
 
 
-async def _stop(services: Services, serving: Serving, dispatch: asyncio.Task[None]) -> None:
-    dispatch.cancel()
+async def _stop(services: Services, serving: Serving, tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
     services.notices.close()
     services.hub.close()
     await serving.close()

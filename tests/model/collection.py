@@ -159,12 +159,6 @@ def _fenced(state: State, pack: int, scene: Scene, rules: Rules) -> State:
     return doing
 
 
-def doomed_by(state: State, waiting: tuple[Record, ...]) -> State:
-    """Return a state in which the packs go whose intent has just become durable."""
-    packs = [record.what[0] for record in waiting if record.verb == "intent"]
-    return state._replace(doomed=state.doomed.union(packs))
-
-
 def _deletions(state: State, scene: Scene) -> Iterator[Reached]:
     for pack in state.doomed:
         gone = with_bytes(state, pack, None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.model.collection import doomed_by
 from tests.model.rules import Rules, Scene
 from tests.model.state import (
     Catalog,
@@ -40,8 +39,7 @@ def steps(state: State, scene: Scene, rules: Rules) -> Iterator[Reached]:
         yield from _forget(state, scene)
         yield from _harm(state, scene)
     if scene.splits_journal and state.catalog.outbox and not state.refusal:
-        waiting = state.catalog.outbox
-        yield Step("journal"), doomed_by(flushed(state), waiting)
+        yield Step("journal"), flushed(state)
     if scene.has_restarts:
         yield Step("restart"), _restarted(state)
     if scene.rollbacks:
@@ -88,8 +86,9 @@ def _harm(state: State, scene: Scene) -> Iterator[Reached]:
             if scene.liars and state.store[copy.pack].is_true:  # type: ignore[union-attr]
                 continue
             hurt = _harmed(state, chunk, copy)._replace(harms=state.harms + 1)
-            record = Record("damaged", (chunk, copy.pack))
-            yield Step("damage", what=(chunk, copy.pack)), recorded(hurt, scene, record)
+            said = recorded(hurt, scene, Record("damaged", (chunk, copy.pack)))
+            # Who reports hears of it when the record is durable, and what waited before it too.
+            yield Step("damage", what=(chunk, copy.pack)), flushed(said)
 
 
 def _harmed(state: State, chunk: int, copy: Copy) -> State:
@@ -123,8 +122,7 @@ def _restarted(state: State) -> State:
     collector = Collector(runs=state.collector.runs)
     done = state._replace(sessions=sessions, collector=collector, move=None)
     # At start the outbox is written before anything else.
-    waiting = state.catalog.outbox
-    return doomed_by(flushed(done), waiting)
+    return flushed(done)
 
 
 def _interrupted(session: Session) -> Session:
@@ -163,7 +161,7 @@ def _rolled_back(state: State, rules: Rules) -> State:
     assert catalog is not None
     rest = older.catalog.outbox[len(unknown) :]
     followed = catalog._replace(outbox=rest, records=len(state.journal))
-    return doomed_by(flushed(older._replace(catalog=followed)), rest)
+    return flushed(older._replace(catalog=followed))
 
 
 def _replayed(catalog: Catalog, record: Record, rules: Rules) -> Catalog | None:
@@ -195,11 +193,24 @@ def _replayed_commit(catalog: Catalog, record: Record) -> Catalog | None:
 
 
 def _replayed_intent(catalog: Catalog, pack: int, rules: Rules) -> Catalog | None:
-    without = without_rows_of(catalog, pack)
-    lost = [chunk for chunk, copies in enumerate(without.copies) if not copies]
+    rest = without_rows_of(catalog, pack)
+    without = rest._replace(copies=tuple(_with_spare(copies) for copies in rest.copies))
+    lost = [
+        chunk
+        for chunk, copies in enumerate(without.copies)
+        if not any(copy.row in (Row.LIVE, Row.CONDEMNED, Row.DAMAGED) for copy in copies)
+    ]
     if rules.replay_keeps_snapshots_whole and roots(catalog.snapshots, rules).intersection(lost):
         return None
     return named(without, pack, Name.FENCED)
+
+
+def _with_spare(copies: Copies) -> Copies:
+    """The first spare takes the place of a live copy that has gone."""
+    spare = next((copy for copy in copies if copy.row is Row.SPARE), None)
+    if is_live(copies) or spare is None:
+        return copies
+    return tuple(copy._replace(row=Row.LIVE) if copy == spare else copy for copy in copies)
 
 
 def _replayed_kept(catalog: Catalog, number: int, snapshot: Snapshot) -> Catalog:

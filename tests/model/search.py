@@ -13,8 +13,12 @@ from tests.model.rules import Rules, Scene
 from tests.model.state import Kept, Reached, Record, Row, Snapshot, State, Step
 from tests.model.world import begin, is_readable, is_true, served
 
-
 RIGHT: Final = Rules()
+CHANCES: Final = {
+    **dict.fromkeys(("crash", "restart", "gc.mark", "gc.crash", "purge", "orphans.fence"), 1),
+    **dict.fromkeys(("bytes", "index", "check", "write", "check-incomplete"), 12),
+}
+"""Chances of verbs in a walk; 4: all others."""
 
 
 class Found(NamedTuple):
@@ -70,7 +74,8 @@ def _trace(state: State, came_from: dict[State, Reached | None]) -> tuple[Step, 
 def walk(scene: Scene, seed: int, length: int, rules: Rules = RIGHT) -> Iterator[Reached]:
     """Yield at most `length` steps of one way through a scene; the same seed goes the same way.
 
-    Every verb that is possible has the same chance: the many ways to put do not crowd out damage.
+    Every verb that is possible has its chance, however many ways there are to do it: what ends
+    something begun a large one, what interrupts a small one.
     """
     random, state = Random(seed), begin(scene)
     for _ in range(length):
@@ -79,7 +84,10 @@ def walk(scene: Scene, seed: int, length: int, rules: Rules = RIGHT) -> Iterator
             by_verb.setdefault(step.verb, []).append((step, following))
         if not by_verb:
             return
-        step, state = random.choice(by_verb[random.choice(sorted(by_verb))])
+        verbs = sorted(by_verb)
+        weights = [CHANCES.get(verb, 4) for verb in verbs]
+        (verb,) = random.choices(verbs, weights)
+        step, state = random.choice(by_verb[verb])
         yield step, state
 
 

@@ -19,10 +19,12 @@ from tests.model.state import (
     Step,
 )
 from tests.model.world import (
+    flushed,
     indexed,
     is_damaged,
     is_live,
     is_readable,
+    is_shown,
     name_of,
     named,
     next_pack,
@@ -60,7 +62,9 @@ def _open(state: State, who: int, scene: Scene) -> Iterator[Reached]:
     own = [
         number
         for number, snapshot in enumerate(state.catalog.snapshots)
-        if snapshot.client == who and snapshot.kept is Kept.STANDING
+        if snapshot.client == who
+        and snapshot.kept is Kept.STANDING
+        and is_shown(state.catalog, number)
     ]
     if scene.has_parents and own:
         refs = state.catalog.snapshots[own[-1]].refs
@@ -134,6 +138,7 @@ def _commit(state: State, who: int, scene: Scene, rules: Rules) -> Iterator[Reac
     wanted = scene.plans[who]
     if len(state.catalog.snapshots) >= scene.snapshots or not session.got.issuperset(wanted):
         return
+    state = _with_durable_head(state, who)
     for is_whole in (True, False) if scene.has_incomplete else (True,):
         suffix = "" if is_whole else "-incomplete"
         checked = _checked(state, who, scene, rules, is_whole=is_whole)
@@ -144,6 +149,13 @@ def _commit(state: State, who: int, scene: Scene, rules: Rules) -> Iterator[Reac
         else:
             ((_, written),) = _write(checked, who, scene, rules)
             yield Step("commit" + suffix, who), written
+
+
+def _with_durable_head(state: State, who: int) -> State:
+    """A manifest follows on a durable head: one that waits is brought to the store first."""
+    waiting = [record.snapshot for record in state.catalog.outbox]
+    is_own = any(snapshot is not None and snapshot.client == who for snapshot in waiting)
+    return flushed(state) if is_own else state
 
 
 def _checked(state: State, who: int, scene: Scene, rules: Rules, *, is_whole: bool) -> State | None:

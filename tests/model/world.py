@@ -153,16 +153,25 @@ def recorded(state: State, scene: Scene, record: Record) -> State:
 
 
 def flushed(state: State) -> State:
-    """Return a state whose journal holds all that waited in the outbox."""
+    """Return a state whose journal holds all that waited: commits are told, deletions may begin."""
     catalog, waiting = state.catalog, state.catalog.outbox
     if not waiting:
         return state
     journal = (*state.journal, *waiting)
     told = [record.what[0] for record in waiting if record.verb == "commit"]
+    intended = [record.what[0] for record in waiting if record.verb == "intent"]
     return state._replace(
         catalog=catalog._replace(outbox=(), records=len(journal)),
         journal=journal,
         acknowledged=state.acknowledged.union(told),
+        doomed=state.doomed.union(intended),
+    )
+
+
+def is_shown(catalog: Catalog, number: int) -> bool:
+    """Tell whether the commit record of a snapshot is durable."""
+    return not any(
+        record.verb == "commit" and record.what == (number,) for record in catalog.outbox
     )
 
 

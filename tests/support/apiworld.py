@@ -301,6 +301,7 @@ async def serving(
     bounds = DispatchLimits(jobs_running_max, stall_seconds)
     services = make_services(served.catalog, served.repository, served.clock, bounds)
     await services.life.load()
+    await services.clock_watch.begin()
     dispatch = asyncio.create_task(services.dispatcher.run())
     server = Serving(services, shutdown_seconds=2)
     port = await server.open("127.0.0.1", 0, None)

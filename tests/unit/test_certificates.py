@@ -6,6 +6,7 @@ import hashlib
 import ssl
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,6 +21,7 @@ from holdfast_server.auth.certificates import (
     TlsFiles,
     certificate_fingerprint,
     given_certificates,
+    load_certificate,
     names_to_certify,
     own_certificates,
     server_context,
@@ -206,9 +208,54 @@ def test_a_certificate_is_renewed_in_its_last_30_days(tls: Path, clock: HandCloc
 
 def test_a_certificate_from_the_future_is_made_anew(tls: Path, clock: HandClock) -> None:
     own_certificates(tls, NAMES, clock)
-    clock.go(days=-2)
+    clock.go(days=2 * 365)
+    own_certificates(tls, NAMES, clock)
+    clock.go(days=-365)
     own_certificates(tls, NAMES, clock)
     assert certificate(tls / "server.pem").not_valid_before_utc < clock.moment()
+
+
+@pytest.mark.parametrize("years", [-50, -1, 11, 40])
+def test_a_clock_outside_of_the_authoritys_time_changes_nothing_that_was_good(
+    tls: Path, clock: HandClock, years: int
+) -> None:
+    files = own_certificates(tls, NAMES, clock)
+    before = files.certificate.read_bytes()
+    clock.go(days=365 * years)
+    assert own_certificates(tls, NAMES, clock) == files
+    assert files.certificate.read_bytes() == before
+    # Where there is none, one is made that the authority can vouch for.
+    files.certificate.unlink()
+    own_certificates(tls, NAMES, clock)
+    made, authority = certificate(files.certificate), certificate(tls / "ca.pem")
+    assert authority.not_valid_before_utc <= made.not_valid_before_utc
+    assert made.not_valid_before_utc < made.not_valid_after_utc <= authority.not_valid_after_utc
+    server_context(files)
+
+
+def test_a_renewed_certificate_is_shown_without_a_restart(tls: Path, clock: HandClock) -> None:
+    files = own_certificates(tls, NAMES, clock)
+    context = server_context(files)
+    clock.go(days=380)
+    load_certificate(context, own_certificates(tls, NAMES, clock))
+    shown = x509.load_der_x509_certificate(_shown_by(context, tls / "ca.pem"))
+    assert shown == certificate(files.certificate)
+
+
+def _shown_by(context: ssl.SSLContext, authority: Path) -> bytes:
+    """Return the certificate that a client gets in a handshake."""
+    trusting = ssl.create_default_context(cafile=str(authority))
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = context.wrap_bio(to_server, to_client, server_side=True)
+    client = trusting.wrap_bio(to_client, to_server)
+    for _ in range(4):
+        for side in (client, server):
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    found = client.getpeercert(binary_form=True)
+    assert found is not None
+    return found
 
 
 def test_no_certificate_outlives_its_authority_and_none_is_made_at_every_start(

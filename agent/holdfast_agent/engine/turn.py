@@ -24,6 +24,9 @@ class Turn:
         """Take the days after the one of `since_ns` (the parent's agent time) up to today's."""
         first, last = since_ns // _DAY_NS + 1, now_ns // _DAY_NS
         first = max(first, last - PERIOD_DAYS + 1)
+        if last < first - 2:
+            # The clock went back by more than a day: which days were left out nobody knows.
+            first = last - PERIOD_DAYS + 1
         self._keys = keys
         self._days = frozenset(day % PERIOD_DAYS for day in range(first, last + 1))
 

@@ -52,7 +52,7 @@ def _from_catalog(services: Services, audience: Audience, token_hash: bytes) -> 
         found = tokens.find(services.catalog, token_hash)
         if found is None or found.revoked_ns is not None:
             raise NotAuthenticated(UNKNOWN_TOKEN)
-        if found.expires_ns is not None and found.expires_ns <= now:
+        if not tokens.counts_at(found.created_ns, found.expires_ns, now):
             raise NotAuthenticated(UNKNOWN_TOKEN)
         return Person(
             found.id,
@@ -62,7 +62,11 @@ def _from_catalog(services: Services, audience: Audience, token_hash: bytes) -> 
             expires_ns=found.expires_ns,
         )
     newcomer = enrolment.find(services.catalog, token_hash)
-    if newcomer is None or newcomer.revoked_ns is not None or newcomer.expires_ns <= now:
+    if (
+        newcomer is None
+        or newcomer.revoked_ns is not None
+        or not tokens.counts_at(newcomer.created_ns, newcomer.expires_ns, now)
+    ):
         raise NotAuthenticated(
             "the enrolment token is unknown, used, expired or revoked",
             hint="make a new one: holdfast enrol-token create DOMAIN",

@@ -10,6 +10,7 @@ from aiohttp import web
 from holdfast_contract.clock import Clock
 from holdfast_server.api.metrics import Metrics
 from holdfast_server.catalog.connection import Catalog
+from holdfast_server.control.clock_watch import ClockWatch
 from holdfast_server.control.dispatcher import Dispatcher
 from holdfast_server.control.events import Events
 from holdfast_server.control.grants import Grants
@@ -48,6 +49,7 @@ class Services:
     life: JobLife
     dispatcher: Dispatcher
     reception: Reception
+    clock_watch: ClockWatch
 
 
 SERVICES: web.AppKey[Services] = web.AppKey("services", Services)

@@ -124,6 +124,16 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    load_certificate(context, files)
+    return context
+
+
+def load_certificate(context: ssl.SSLContext, files: TlsFiles) -> None:
+    """Have the next handshakes of `context` show what lies in `files` now.
+
+    Raises:
+        UsageError: the certificate cannot be read, or does not fit its key.
+    """
     try:
         # An own password source: OpenSSL would otherwise ask the terminal for an encrypted key's.
         context.load_cert_chain(files.certificate, files.key, password=lambda: b"")
@@ -132,7 +142,6 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
             f"the certificate {files.certificate} with the key {files.key} cannot be used",
             hint="both are PEM files, the key is not encrypted and fits the certificate",
         ) from exc
-    return context
 
 
 def certificate_fingerprint(path: Path) -> str:
@@ -194,11 +203,18 @@ def _still_good(
         found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (InvalidSignature, ValueError, TypeError, x509.ExtensionNotFound):
         return False
-    if set(found) != set(general_names(names)) or leaf.not_valid_before_utc > now:
+    if set(found) != set(general_names(names)):
+        return False
+    first, last = (
+        authority.certificate.not_valid_before_utc,
+        authority.certificate.not_valid_after_utc,
+    )
+    if not first <= now <= last:
+        return True  # By a clock that is so wrong nothing is judged: what was good stays.
+    if leaf.not_valid_before_utc > now:
         return False
     # Close to the authority's own end a renewal gains nothing.
-    left = min(now + timedelta(days=RENEW_DAYS), authority.certificate.not_valid_after_utc)
-    return leaf.not_valid_after_utc >= left
+    return leaf.not_valid_after_utc >= min(now + timedelta(days=RENEW_DAYS), last)
 
 
 def _read_pair(key_path: Path, certificate_path: Path) -> _Pair | None:

@@ -86,7 +86,11 @@ def issue_leaf(
     Raises:
         UsageError: one of `names` can stand in no certificate.
     """
-    until = min(now + timedelta(days=LEAF_DAYS), authority.not_valid_after_utc)
+    first, last = authority.not_valid_before_utc, authority.not_valid_after_utc
+    if not first <= now <= last:
+        # The clock is wrong, or the authority is dead: made for the nearest part of its time.
+        now = first + BACKDATED if now < first else last - timedelta(days=LEAF_DAYS)
+    until = min(now + timedelta(days=LEAF_DAYS), last)
     identifier = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     builder = (
         _builder(_subject("Holdfast server"), authority.subject, key.public_key(), now, until)

@@ -11,6 +11,7 @@ from holdfast_contract.ids import ClientName, new_ulid
 from holdfast_server.catalog.connection import Catalog, Tx
 from holdfast_server.catalog.schema import enrol_tokens
 from holdfast_server.catalog.scopes import EVERYWHERE, Scope
+from holdfast_server.catalog.tokens import counts_at
 
 
 class EnrolTokenRecord(NamedTuple):
@@ -140,4 +141,5 @@ def consume(
 def _is_good(token: EnrolTokenRecord, client: ClientName, sign_key: bytes, now: int) -> bool:
     fits = client.domain == token.domain and token.client in (None, client)
     fresh = token.used_ns is None or (token.used_client, token.used_key) == (client, sign_key)
-    return fits and fresh and token.revoked_ns is None and now < token.expires_ns
+    is_good = token.revoked_ns is None and counts_at(token.created_ns, token.expires_ns, now)
+    return fits and fresh and is_good

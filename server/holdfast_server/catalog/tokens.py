@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import RowMapping, func, insert, select, update
 
@@ -11,6 +11,9 @@ from holdfast_contract.ids import new_ulid
 from holdfast_server.catalog.connection import Catalog, Tx
 from holdfast_server.catalog.packing import pack, unpack
 from holdfast_server.catalog.schema import tokens
+
+CLOCK_TOLERANCE_NS: Final = 300 * 1_000_000_000
+"""A clock may be corrected by so much without a token ceasing to count."""
 
 
 class TokenRecord(NamedTuple):
@@ -24,6 +27,17 @@ class TokenRecord(NamedTuple):
     created_ns: int
     expires_ns: int | None
     revoked_ns: int | None
+
+
+def counts_at(created_ns: int, expires_ns: int | None, now_ns: int) -> bool:
+    """Tell whether a token counts now, by its time to live alone.
+
+    One with a time to live does not count before it was made: a clock that was set back by years
+    would let it live again long after its end.
+    """
+    if expires_ns is None:
+        return True
+    return created_ns - CLOCK_TOLERANCE_NS <= now_ns < expires_ns
 
 
 def _token(row: RowMapping) -> TokenRecord:

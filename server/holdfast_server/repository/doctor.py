@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from holdfast_contract.clock import rfc3339
 from holdfast_contract.errors import HoldfastError, NotFound
-from holdfast_server.catalog import chunks, outbox, snapshots, state
+from holdfast_server.catalog import chunks, clock_jumps, outbox, snapshots, state
 from holdfast_server.catalog.schema import ObjectKind
 from holdfast_server.catalog.snapshots import Filter, SnapshotRecord
 from holdfast_server.catalog.state import ServerState
@@ -18,6 +19,10 @@ SNAPSHOTS_LOOKED_AT: Final = 100
 """Newest snapshots whose objects are looked for."""
 JOURNAL_LOOKED_AT: Final = 1000
 """Newest journal objects that are read; each names the one before it by its hash."""
+
+
+CLOCK_SECONDS: Final = 7 * 86_400
+"""How long a jump of the clock is shown as a warning."""
 
 
 class Finding(NamedTuple):
@@ -62,6 +67,7 @@ def check(parts: Parts) -> Iterator[Finding]:
         ("journal", _journal),
         ("snapshots", _snapshots),
         ("damage", _damage),
+        ("clock", _clock),
     ):
         try:
             yield look(parts)
@@ -149,3 +155,16 @@ def _damage(parts: Parts) -> Finding:
         hint = "the next backups send them again where the files still have them"
         return Finding("damage", "warn", f"{count} damaged chunks", hint)
     return Finding("damage", "ok", "no damaged chunks are known")
+
+
+def _clock(parts: Parts) -> Finding:
+    with parts.catalog.read() as tx:
+        jump = clock_jumps.newest(tx)
+    if jump is None:
+        return Finding("clock", "ok", "no jumps are known")
+    message = f"jumped {jump.text} to {rfc3339(jump.time_ns)}"
+    age = parts.clock.now_ns() - jump.time_ns
+    if 0 <= age < CLOCK_SECONDS * clock_jumps.SECOND_NS:
+        hint = "see that this machine's clock is right; tokens with a time to live depend on it"
+        return Finding("clock", "warn", message, hint)
+    return Finding("clock", "ok", message)

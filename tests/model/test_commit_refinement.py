@@ -1,0 +1,201 @@
+"""The product's commit code does what the model says, step by step.
+
+Walks of the model - two agents that upload, share, start from parents, commit in pieces, crash and
+come back, beside damage, restarts, forgotten snapshots and a collector - are done to a real
+repository, and after every step what catalog and store say is compared with the model's state.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from holdfast_server.catalog import chunks, objects, snapshots
+from holdfast_server.catalog.schema import CopyState, ObjectState
+from holdfast_server.catalog.schema import chunks as chunks_table
+from holdfast_server.catalog.schema import objects as objects_table
+from holdfast_server.repository import commit as commit_module
+from holdfast_server.repository import damage
+from holdfast_server.repository.commit import Commits, Committed
+from holdfast_server.repository.commit_check import Checker
+from tests.model.product import Product, expected
+from tests.model.rules import Scene
+from tests.model.search import walk
+from tests.model.state import Step
+from tests.model.world import begin
+
+SCENE = Scene(
+    plans=((0, 1), (1, 2)),
+    packs=12,
+    snapshots=8,
+    collections=4,
+    harms=4,
+    has_trash=True,
+    has_parents=True,
+    has_orphan_sweep=True,
+    has_restarts=True,
+    has_incomplete=True,
+    splits_put=True,
+    splits_commit=True,
+    splits_journal=True,
+)
+STEPS = 60
+SEEDS = [947, 1570, 2102, 111, 1673, 169, 378, 835, 531, 1047, 2638, 748, 1371, 1381, 1533, 2591]
+"""Of the first 3,000 those that together meet the most situations: verb, parent, rows, beliefs."""
+FILES = 4
+
+
+class Differs(AssertionError):
+    """The product is not where the model is; says by which way it got there."""
+
+
+def drive(folder: Path, seed: int) -> None:
+    """Do one walk to a product of its own; raises Differs at the first difference."""
+    folder.mkdir()
+    product, state = Product(folder, SCENE), begin(SCENE)
+    taken: list[Step] = []
+    try:
+        for step, following in walk(SCENE, seed, STEPS):
+            taken.append(step)
+            product.do(step, state, following)
+            state = following
+            seen, wanted = product.seen(), expected(state)
+            assert seen == wanted, f"product {seen}\nmodel   {wanted}"
+    except Exception as error:
+        way = " ".join(map(str, taken))
+        raise Differs(f"seed {seed}, at the end of: {way}\n{error}") from error
+    finally:
+        product.close()
+
+
+@pytest.mark.parametrize("part", range(FILES))
+def test_catalog_and_store_are_what_the_model_says_after_every_step(
+    tmp_path: Path, part: int
+) -> None:
+    for seed in SEEDS[part::FILES]:
+        drive(tmp_path / str(seed), seed)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("hundred", range(20))
+def test_catalog_and_store_are_what_the_model_says_on_every_way(
+    tmp_path: Path, hundred: int
+) -> None:
+    for seed in range(hundred * 100, hundred * 100 + 100):
+        drive(tmp_path / str(seed), seed)
+
+
+def test_the_walks_meet_what_they_are_for() -> None:
+    met = Counter(step.verb for seed in SEEDS for step, _ in walk(SCENE, seed, STEPS))
+    often = ("name", "bytes", "index", "have", "damage", "write", "check-incomplete", "open-parent")
+    rarely = ("crash", "restart", "rejected", "write-rejected", "forget", "gc.condemn", "gc.fence")
+    assert min(met[verb] for verb in often) >= 20, met
+    assert min(met[verb] for verb in rarely) >= 4, met
+
+
+# --- planted mistakes
+
+
+def _checks_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Checker, "is_complete", lambda *_: True)
+    patch.setattr(Checker, "still_complete", lambda *_: True)
+
+
+def _trusts_the_check_outside(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(commit_module.liveness, "left_since", lambda *_, **__: [])
+
+
+def _looks_the_parent_up_outside(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(commit_module.snapshots, "shown", snapshots.durable)
+    patch.setattr(commit_module, "_stands", lambda *_: True)
+
+
+def _overlooks_damage_under_the_parent(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Checker, "_touches_damage", lambda *_: False)
+
+
+def _says_yes_to_what_is_not_live(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(chunks, "live_ids", _ids_with_any_copy)
+
+
+def _ids_with_any_copy(tx: Any, key: int, ids: Any, **_: Any) -> set[bytes]:
+    return set(chunks.copies(tx, key, ids))
+
+
+def _last_copy_wins(patch: pytest.MonkeyPatch) -> None:
+    index = chunks.index_pack
+
+    def clobbering(tx: Any, origin: Any, entries: Any) -> None:
+        index(tx, origin, entries)
+        came = chunks_table.c.object_key == origin.object_key
+        ids = [entry.chunk_id for entry in entries]
+        older = (chunks_table.c.chunk_id.in_(ids), chunks_table.c.state == CopyState.LIVE)
+        tx.execute(update(chunks_table).where(~came, *older).values(state=CopyState.SPARE))
+        tx.execute(update(chunks_table).where(came).values(state=CopyState.LIVE))
+
+    patch.setattr(chunks, "index_pack", clobbering)
+
+
+def _counts_a_fenced_name(patch: pytest.MonkeyPatch) -> None:
+    mark = objects.mark_stored
+
+    def blind(tx: Any, key: int, **values: Any) -> bool:
+        fenced = objects_table.c.state == ObjectState.FENCED
+        unfence = update(objects_table).where(objects_table.c.key == key, fenced)
+        tx.execute(unfence.values(state=ObjectState.REGISTERED))
+        return mark(tx, key, **values)
+
+    patch.setattr(objects, "mark_stored", blind)
+
+
+def _damage_is_not_logged(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(damage, "liveness", type("NoLog", (), {"log_left": lambda *_: None}))
+
+
+def _damage_forgets_the_spare(patch: pytest.MonkeyPatch) -> None:
+    mark = damage._mark
+    patch.setattr(
+        damage,
+        "_mark",
+        lambda tx, domain, found, now: mark(tx, domain, found._replace(spare=None), now),
+    )
+
+
+def _acknowledges_before_the_journal(patch: pytest.MonkeyPatch) -> None:
+    def eager(self: Commits, client: Any, session: str, **names: Any) -> Committed:
+        objects_ = (names["manifest"], names["refs"])
+        data, known = self._uploaded(client, session, names["manifest"])
+        known = known or self._decide(self._candidate(client, session, data, objects_))
+        return Committed(known.id, known.time_ns)
+
+    patch.setattr(Commits, "commit", eager)
+
+
+MISTAKES: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], int]] = {
+    "commit checks nothing": (_checks_nothing, 2102),
+    "the transaction trusts the check outside": (_trusts_the_check_outside, 169),
+    "the parent is looked up outside": (_looks_the_parent_up_outside, 12),
+    "damage under the parent is overlooked": (_overlooks_damage_under_the_parent, 111),
+    "have says yes to what is not live": (_says_yes_to_what_is_not_live, 2102),
+    "the last copy wins": (_last_copy_wins, 2102),
+    "a fenced name counts": (_counts_a_fenced_name, 1570),
+    "what is damaged is not logged": (_damage_is_not_logged, 169),
+    "damage forgets the spare": (_damage_forgets_the_spare, 2102),
+    "acknowledged before the journal": (_acknowledges_before_the_journal, 947),
+}
+"""What is changed in the product, and the seed that finds it soonest."""
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_the_product_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    plant, seed = MISTAKES[name]
+    plant(monkeypatch)
+    with pytest.raises(Differs, match=f"seed {seed}"):
+        drive(tmp_path / "product", seed)
