@@ -21,7 +21,7 @@ _DAY_SECONDS: Final = 86_400
 
 
 class Jump(NamedTuple):
-    """The clock showed `time_ns`, `seconds` more than was to be expected; negative: it went back."""
+    """The clock showed `time_ns`, `seconds` more than it should have; negative: it went back."""
 
     time_ns: int
     seconds: int
