@@ -161,6 +161,26 @@ def test_the_ctime_alone_makes_a_file_unsettled(tree: Path) -> None:
             assert scan(directory).entries[0].flags == 0
 
 
+def test_a_clock_set_back_by_years_settles_nothing_too_early(tree: Path) -> None:
+    """What carries a time of the wrong clock is read again until that time is over."""
+    year_ns = 365 * 86_400 * 10**9
+    for name in ("then", "now"):
+        (tree / name).write_bytes(b"")
+    now = (tree / "now").stat().st_ctime_ns + 3_000_000_000
+    os.utime(tree / "then", ns=(0, now + 5 * year_ns))
+    flags = {}
+    for moment in (now, now + year_ns, now + 6 * year_ns, now - 2 * year_ns):
+        with opened(tree, HandClock(moment)) as directory:
+            flags[moment] = {entry.name: entry.flags for entry in scan(directory).entries}
+    unsettled = EntryFlag.UNSETTLED
+    assert flags == {
+        now: {b"then": unsettled, b"now": 0},
+        now + year_ns: {b"then": unsettled, b"now": 0},
+        now + 6 * year_ns: {b"then": 0, b"now": 0},
+        now - 2 * year_ns: {b"then": unsettled, b"now": unsettled},
+    }
+
+
 def test_on_a_distant_file_system_a_minute_has_to_pass(tree: Path) -> None:
     (tree / "a").write_bytes(b"")
     ctime_ns = (tree / "a").stat().st_ctime_ns

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from holdfast_contract.clock import rfc3339
 from holdfast_contract.protocol.control import Backup, Counts, JobState, Progress
+from holdfast_server.auth.certificates import (
+    names_to_certify,
+    own_certificates,
+    server_context,
+)
 from holdfast_server.auth.tokens import TokenKind, hash_token, new_token
 from holdfast_server.catalog import enrolment, tokens
 from holdfast_server.catalog.clock_jumps import KIND
 from holdfast_server.control.clock_watch import AWAY_SECONDS, JUMP_SECONDS
+from holdfast_server.control.workers import Workers
+from holdfast_server.runtime import renew_certificate
 from tests.support.apiworld import ApiWorld, made, serving
 from tests.support.samples import ids
-from tests.support.uploads import Served
+from tests.support.uploads import Served, TickingClock
 
 YEARS = [-12, -3, 3, 12]
 OVER = "0" * 26
@@ -277,3 +287,28 @@ async def test_whoever_depends_on_the_clock_is_asked_after_a_jump(world: ApiWorl
     world.served.clock.jump(2)
     await world.services.clock_watch.look()
     assert asked == [world.served.clock.jumped_ns]
+
+
+async def test_a_certificate_made_by_a_wrong_clock_is_renewed_when_it_is_right(
+    tmp_path: Path,
+) -> None:
+    clock, workers = TickingClock(), Workers(1)
+    listen = SimpleNamespace(host="127.0.0.1", port=0)
+    config = SimpleNamespace(tls_cert=None, tls_key=None, listen=listen, tls_names=())
+    start: Any = SimpleNamespace(config=config, directory=SimpleNamespace(tls=tmp_path / "tls"))
+    services: Any = SimpleNamespace(workers=workers, clock=clock)
+    names = names_to_certify("127.0.0.1", ())
+    authority = await workers.run(own_certificates, tmp_path / "tls", names, clock)
+    clock.jump(2)
+    files = await workers.run(own_certificates, tmp_path / "tls", names, clock)
+    context = await workers.run(server_context, files)
+    wrong = files.certificate.read_bytes()
+    clock.jump(-2)
+    await renew_certificate(start, services, context)
+    assert files.certificate.read_bytes() != wrong
+    assert files == authority
+    # What cannot be renewed now is tried again later; the server goes on with what it has.
+    await workers.run(shutil.rmtree, tmp_path / "tls")
+    await workers.run((tmp_path / "tls").write_bytes, b"")
+    await renew_certificate(start, services, context)
+    await asyncio.to_thread(workers.close)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ SCENE = Scene(
     splits_journal=True,
 )
 STEPS = 60
-SEEDS = [947, 1570, 2102, 111, 1673, 169, 378, 835, 531, 1047, 2638, 748, 1371, 1381, 1533, 2591]
+SEEDS = [947, 1570, 2102, 111, 1673, 169, 378, 835, 531, 1047, 2638, 748, 1371, 1381]
 """Of the first 3,000 those that together meet the most situations: verb, parent, rows, beliefs."""
 FILES = 4
 
@@ -107,11 +108,13 @@ def _checks_nothing(patch: pytest.MonkeyPatch) -> None:
 
 
 def _trusts_the_check_outside(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(commit_module.liveness, "left_since", lambda *_, **__: [])
+    blind = SimpleNamespace(left_since=lambda *_, **__: [])
+    patch.setattr(commit_module, "liveness", blind)
 
 
 def _looks_the_parent_up_outside(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(commit_module.snapshots, "shown", snapshots.durable)
+    early = SimpleNamespace(**vars(snapshots) | {"shown": snapshots.durable})
+    patch.setattr(commit_module, "snapshots", early)
     patch.setattr(commit_module, "_stands", lambda *_: True)
 
 
@@ -154,7 +157,7 @@ def _counts_a_fenced_name(patch: pytest.MonkeyPatch) -> None:
 
 
 def _damage_is_not_logged(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(damage, "liveness", type("NoLog", (), {"log_left": lambda *_: None}))
+    patch.setattr(damage, "liveness", SimpleNamespace(log_left=lambda *_: None))
 
 
 def _damage_forgets_the_spare(patch: pytest.MonkeyPatch) -> None:
@@ -178,7 +181,7 @@ def _acknowledges_before_the_journal(patch: pytest.MonkeyPatch) -> None:
 
 MISTAKES: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], int]] = {
     "commit checks nothing": (_checks_nothing, 2102),
-    "the transaction trusts the check outside": (_trusts_the_check_outside, 169),
+    "the transaction trusts the check outside": (_trusts_the_check_outside, 1371),
     "the parent is looked up outside": (_looks_the_parent_up_outside, 12),
     "damage under the parent is overlooked": (_overlooks_damage_under_the_parent, 111),
     "have says yes to what is not live": (_says_yes_to_what_is_not_live, 2102),
