@@ -22,6 +22,7 @@ from tests.model.state import (
 )
 from tests.model.world import (
     flushed,
+    is_damaged,
     is_live,
     left,
     named,
@@ -184,7 +185,7 @@ def _replayed_commit(catalog: Catalog, record: Record) -> Catalog | None:
     if record.what[0] < len(catalog.snapshots):
         return catalog  # it waited in the outbox of the older catalog
     is_there = all(
-        is_live(copies) or any(copy.row is Row.DAMAGED for copy in copies)
+        is_live(copies) or (is_damaged(copies) and not snapshot.is_whole)
         for copies in (catalog.copies[chunk] for chunk in snapshot.refs)
     )
     if not is_there:

@@ -9,7 +9,10 @@ of them the product's own code - take them.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -26,12 +29,14 @@ from holdfast_server.catalog.schema import objects as objects_table
 from holdfast_server.catalog.schema import outbox as outbox_table
 from holdfast_server.catalog.schema import snapshots as snapshots_table
 from holdfast_server.repository.commit import Committed
+from holdfast_server.repository.journal import JournalDiverged
 from holdfast_server.repository.journal_object import decode_journal
 from holdfast_server.repository.journal_records import Commit, Damaged, decode_record
 from holdfast_server.repository.sessions import Session
 from tests.model.halting import Call, HaltingServed
 from tests.model.rules import Scene
 from tests.model.state import Kept, Name, Row, State, Step
+from tests.model.world import name_of
 from tests.support.samples import ids
 from tests.support.uploads import Pod, difference, full_refs, pack_of
 
@@ -84,11 +89,11 @@ def expected(state: State) -> Seen:
     catalog = state.catalog
     return Seen(
         copies=tuple(tuple((c.pack, str(c.row)) for c in each) for each in catalog.copies),
-        names={pack: str(name) for pack, name in enumerate(catalog.names)},
+        names={pack: str(name_of(catalog, pack)) for pack in range(len(state.store))},
         stored=frozenset(
             pack
             for pack, data in enumerate(state.store)
-            if data is not None and catalog.names[pack] is not Name.FENCED
+            if data is not None and name_of(catalog, pack) is not Name.FENCED
         ),
         snapshots=tuple((s.client, s.refs, str(s.kept), s.is_whole) for s in catalog.snapshots),
         waiting=tuple((r.verb, r.what) for r in catalog.outbox if r.verb in SAID),
@@ -274,6 +279,45 @@ class Product:
         self.served.restart()
         assert self.served.repository.refusal == ""
 
+    def _catalog_copy(self, step: Step, before: State, after: State) -> None:
+        self._copy_catalog(self.served.folder / "catalog.sqlite", self._older)
+
+    def _catalog_rollback(self, step: Step, before: State, after: State) -> None:
+        """Somebody puts the copy in the catalog's place; the store has gone on."""
+        self._cut_all()
+        self.served.stop()
+        self.served.memory.crash()
+        place = self.served.folder / "catalog.sqlite"
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{place}{suffix}").unlink(missing_ok=True)
+        self._copy_catalog(self._older, place)
+        self.served.start()
+        self.sessions = [None] * len(self.pods)
+        assert bool(self.served.repository.refusal) == after.refusal, self.served.repository.refusal
+        if after.refusal:
+            self._answers_nothing()
+        else:
+            del self.snapshots[len(after.catalog.snapshots) :]
+
+    @property
+    def _older(self) -> Path:
+        return self.served.folder / "older.sqlite"
+
+    def _copy_catalog(self, source: Path, target: Path) -> None:
+        with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
+            old.backup(new)
+
+    def _answers_nothing(self) -> None:
+        """A catalog that is older than its store must not say what is live."""
+        for pod in self.pods:
+            have = partial(self.served.repository.have, pod.name, "", b"", 1)
+            for call in (pod.open, have):
+                try:
+                    call()
+                except JournalDiverged:
+                    continue
+                raise AssertionError("a catalog that is refused answers")
+
     def _cut_all(self) -> None:
         for call in [*self.calls.values(), *self.unanswered]:
             call.cut()
@@ -375,7 +419,7 @@ class Product:
 
     def _names(self, tx: Tx) -> dict[int, str]:
         found = {ulid: str(NAMES[ObjectState(state)]) for ulid, state in tx.execute(PACK_NAMES)}
-        return {pack: found[ulid] for pack, ulid in enumerate(self.packs)}
+        return {pack: found.get(ulid, Name.UNKNOWN) for pack, ulid in enumerate(self.packs)}
 
     def _snapshots(self, tx: Tx) -> tuple[tuple[int, tuple[int, ...], str, bool], ...]:
         query = select(snapshots_table).order_by(snapshots_table.c.record)

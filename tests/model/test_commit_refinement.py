@@ -21,9 +21,10 @@ from holdfast_server.catalog.schema import CopyState, ObjectState
 from holdfast_server.catalog.schema import chunks as chunks_table
 from holdfast_server.catalog.schema import objects as objects_table
 from holdfast_server.repository import commit as commit_module
-from holdfast_server.repository import damage
+from holdfast_server.repository import damage, recovery
 from holdfast_server.repository.commit import Commits, Committed
 from holdfast_server.repository.commit_check import Checker
+from holdfast_server.repository.parts import Parts
 from tests.model.product import Product, expected
 from tests.model.rules import Scene
 from tests.model.search import walk
@@ -45,9 +46,25 @@ SCENE = Scene(
     splits_commit=True,
     splits_journal=True,
 )
+ROLLBACK = Scene(
+    plans=((0, 1), (1, 2)),
+    packs=12,
+    snapshots=8,
+    harms=4,
+    rollbacks=2,
+    has_parents=True,
+    has_incomplete=True,
+    has_restarts=True,
+    splits_put=True,
+    splits_commit=True,
+    splits_journal=True,
+)
+"""A catalog that an older copy replaces: nothing is trashed or collected beside it, since the
+product's journal has no records of that yet."""
 STEPS = 60
-SEEDS = [947, 1570, 2102, 111, 1673, 169, 378, 835, 531, 1047, 2638, 748, 1371, 1381]
+SEEDS = [947, 1570, 2102, 111, 1673, 169, 378, 835, 531, 1047, 2638, 1371]
 """Of the first 3,000 those that together meet the most situations: verb, parent, rows, beliefs."""
+REFUSING, FOLLOWING = [29, 34, 67], [78, 110, 111]
 FILES = 4
 
 
@@ -55,16 +72,18 @@ class Differs(AssertionError):
     """The product is not where the model is; says by which way it got there."""
 
 
-def drive(folder: Path, seed: int) -> None:
+def drive(folder: Path, seed: int, scene: Scene = SCENE) -> None:
     """Do one walk to a product of its own; raises Differs at the first difference."""
     folder.mkdir()
-    product, state = Product(folder, SCENE), begin(SCENE)
+    product, state = Product(folder, scene), begin(scene)
     taken: list[Step] = []
     try:
-        for step, following in walk(SCENE, seed, STEPS):
+        for step, following in walk(scene, seed, STEPS):
             taken.append(step)
             product.do(step, state, following)
             state = following
+            if state.refusal:
+                break  # What such a catalog says means nothing; that it refuses, `do` has seen.
             seen, wanted = product.seen(), expected(state)
             assert seen == wanted, f"product {seen}\nmodel   {wanted}"
     except Exception as error:
@@ -82,13 +101,41 @@ def test_catalog_and_store_are_what_the_model_says_after_every_step(
         drive(tmp_path / str(seed), seed)
 
 
+@pytest.mark.parametrize("refuses", [True, False])
+def test_an_older_catalog_follows_the_journal_or_refuses_as_the_model_says(
+    tmp_path: Path, refuses: bool
+) -> None:
+    for seed in REFUSING if refuses else FOLLOWING:
+        drive(tmp_path / str(seed), seed, ROLLBACK)
+
+
+def test_the_walks_of_older_catalogs_meet_both_ends() -> None:
+    ends = {seed: _ends_of_rollbacks(seed) for seed in REFUSING + FOLLOWING}
+    assert all("refused" in ends[seed] for seed in REFUSING)
+    assert not any("refused" in ends[seed] for seed in FOLLOWING)
+    assert sum("followed" in ends[seed] for seed in FOLLOWING) >= 3, ends
+
+
+def _ends_of_rollbacks(seed: int) -> set[str]:
+    """Return what a walk's rollbacks came to; followed: with snapshots that the copy lacked."""
+    ends, before = set(), begin(ROLLBACK)
+    for step, state in walk(ROLLBACK, seed, STEPS):
+        if step.verb == "catalog.rollback":
+            assert before.backup is not None
+            grew = len(state.catalog.snapshots) > len(before.backup.snapshots)
+            ends.add("refused" if state.refusal else "followed" if grew else "same")
+        before = state
+    return ends
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("hundred", range(20))
 def test_catalog_and_store_are_what_the_model_says_on_every_way(
     tmp_path: Path, hundred: int
 ) -> None:
     for seed in range(hundred * 100, hundred * 100 + 100):
-        drive(tmp_path / str(seed), seed)
+        drive(tmp_path / f"commit-{seed}", seed)
+        drive(tmp_path / f"rollback-{seed}", seed, ROLLBACK)
 
 
 def test_the_walks_meet_what_they_are_for() -> None:
@@ -179,6 +226,14 @@ def _acknowledges_before_the_journal(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Commits, "commit", eager)
 
 
+def _a_rollback_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(recovery, "_follow", lambda *_: False)
+
+
+def _a_refused_catalog_answers(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Parts, "require_writable", lambda *_: None)
+
+
 MISTAKES: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], int]] = {
     "commit checks nothing": (_checks_nothing, 2102),
     "the transaction trusts the check outside": (_trusts_the_check_outside, 1371),
@@ -189,6 +244,8 @@ MISTAKES: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], int]] = {
     "a fenced name counts": (_counts_a_fenced_name, 1570),
     "what is damaged is not logged": (_damage_is_not_logged, 169),
     "damage forgets the spare": (_damage_forgets_the_spare, 2102),
+    "a rolled-back catalog goes unnoticed": (_a_rollback_goes_unnoticed, 34),
+    "a rolled-back catalog answers have": (_a_refused_catalog_answers, 34),
     "acknowledged before the journal": (_acknowledges_before_the_journal, 947),
 }
 """What is changed in the product, and the seed that finds it soonest."""
@@ -201,4 +258,4 @@ def test_a_mistake_in_the_product_is_found(
     plant, seed = MISTAKES[name]
     plant(monkeypatch)
     with pytest.raises(Differs, match=f"seed {seed}"):
-        drive(tmp_path / "product", seed)
+        drive(tmp_path / "product", seed, ROLLBACK if seed in REFUSING else SCENE)

@@ -243,8 +243,16 @@ FULL = {
         TWO_CHUNKS, packs=3, snapshots=1, collections=1, has_compaction=True, one_pack_a_put=True
     ),
     "a liar": Scene(TWO_CHUNKS, packs=4, harms=2, liars=(1,), has_compaction=True),
-    "catalog rolled back": Scene(((0,),), collections=2, rollbacks=1, splits_journal=True),
+    "catalog rolled back": replace(ROLLBACK, packs=3, snapshots=1, collections=2),
     "catalog rolled back between restarts": replace(ROLLBACK, has_restarts=True),
+    "catalog rolled back with damage": Scene(
+        ((0,),),
+        harms=2,
+        rollbacks=1,
+        splits_journal=True,
+        has_incomplete=True,
+        has_restarts=True,
+    ),
 }
 
 
