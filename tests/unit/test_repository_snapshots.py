@@ -238,7 +238,7 @@ def found(served: Served) -> dict[str, str]:
     return {finding.check: finding.state for finding in served.repository.check()}
 
 
-SOUND = {"store": "ok", "journal": "ok", "snapshots": "ok", "damage": "ok"}
+SOUND = {"store": "ok", "journal": "ok", "snapshots": "ok", "damage": "ok", "clock": "ok"}
 
 
 def test_a_sound_repository_is_called_so(served: Served) -> None:
