@@ -1,13 +1,14 @@
 """Rounds until a commit stands: walk and send, sign, write the journal, commit.
 
-A commit that names missing chunks gives an avoid-set: the next round reads again every file that
-touches one of them and makes new pages up to the root. Damaged chunks are avoided likewise, which
-heals them where the bytes still match. What stays damaged after all rounds is listed, and the
-snapshot says that it is incomplete.
+A commit that names missing or damaged chunks: those that can be made again as they were are sent
+again. The others are an avoid-set: the next round reads again every file that touches one of them
+and makes new pages up to the root. What stays damaged after all rounds is listed, and the snapshot
+says that it is incomplete.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -15,6 +16,7 @@ import msgspec
 from holdfast_agent.config import VERSION
 from holdfast_agent.crypto.records import sign_manifest
 from holdfast_agent.engine.context import BackupContext
+from holdfast_agent.engine.mending import mend
 from holdfast_agent.engine.refs import BuiltRefs, RefsBase
 from holdfast_agent.engine.rounds import Round, run_round
 from holdfast_agent.engine.shipping import Shipping
@@ -40,6 +42,8 @@ from holdfast_contract.logs import get_logger
 
 _log = get_logger(__name__)
 _IDS_NAMED: Final = 20
+_NO_BASE: Final = Missing(frozenset(), frozenset())
+"""Answer to a commit whose refs are a difference to a list that the server cannot read."""
 
 
 def require_something(tally: Tally, tops_read: int) -> None:
@@ -95,7 +99,7 @@ class CommitRounds:
         """
         order = self._job.order
         damaged = frozenset(self._job.chunks.damaged()) if order.damaged else frozenset()
-        avoid = damaged | self._known.half_empty()
+        avoid = self._unmended(damaged) | self._known.half_empty()
         before: Tally | None = None
         left = frozenset[bytes]()
         # One round more than commits may be refused: it says what stays damaged.
@@ -108,15 +112,22 @@ class CommitRounds:
             if isinstance(answer, Outcome):
                 return answer
             _log.info("the commit names chunks", missing=len(answer.missing), round=number)
-            avoid |= answer.missing | answer.damaged
             self._base = None
             if self._cache is not None:
                 self._cache.promote()
+            avoid |= self._unmended(answer.missing | answer.damaged)
             if number >= COMMIT_ROUNDS_MAX - 1:
                 if answer.missing or left:
                     raise _given_up(answer)
                 left = answer.damaged
         raise AssertionError("the last round returns or raises")
+
+    def _unmended(self, lost: frozenset[bytes]) -> frozenset[bytes]:
+        """Send again what can be made again of these chunks, and return the others."""
+        mended = mend(self._context, self._source, self._shipping, self._known, lost)
+        if lost:
+            _log.info("chunks are lost in the store", lost=len(lost), mended=len(mended))
+        return lost - mended
 
     def _round(self, avoid: frozenset[bytes], left: frozenset[bytes]) -> Round:
         now_ns = self._job.tools.clock.now_ns()
@@ -145,35 +156,49 @@ class CommitRounds:
     # --- one commit ---
     def _commit(self, done: Round, *, is_incomplete: bool) -> Outcome | Missing:
         job = self._job
-        refs = BuiltRefs(
-            self._context.keys.domain_id,
-            done.refs.sorted(),
-            self._base,
-            self._context.open_spool,
-        )
+        refs = self._built(done.refs.sorted())
+        done.refs.close()
         try:
-            done.refs.close()
             body = self._body(done, refs, is_incomplete=is_incomplete)
             manifest = sign_manifest(body, job.tools.keys, job.tools.identity)
-            snapshot = snapshot_id(manifest)
-            self._finish_cache(body, snapshot, refs)
-            job.cancel.check()
-            self._uploads.put_refs(refs.body, refs.length)
-            self._uploads.put_manifest(manifest)
-            outcome = job.outcome(
-                done.tally,
-                snapshot=snapshot,
-                bytes_new=self._shipping.bytes_new,
-                bytes_sent=self._uploads.bytes_sent,
-            )
-            self._note(SignedCommit(body.seq, manifest, outcome.encode()), refs)
-            job.cancel.check()
-            answer = self._uploads.commit(body.seq)
+            self._finish_cache(body, snapshot_id(manifest), refs)
+            answer = self._asked(done.tally, body, manifest, refs)
+            if answer != _NO_BASE or self._base is None:
+                return answer
+            # The server cannot read the list that ours was a difference to: it gets all of it. The
+            # cache goes on to call it as deep as the difference, which ends the next chain earlier.
+            _log.warning("the parent's list of chunks is damaged on the server: a full one is sent")
+            self._base = None
+            full = self._built(refs.ids())
         finally:
             refs.close()
-        if isinstance(answer, Missing):
-            return answer
-        return self._stands(answer, body.seq, outcome)
+        try:
+            return self._asked(done.tally, body, manifest, full)
+        finally:
+            full.close()
+
+    def _built(self, ids: Iterable[bytes]) -> BuiltRefs:
+        domain_id, spool = self._context.keys.domain_id, self._context.open_spool
+        return BuiltRefs(domain_id, ids, self._base, spool)
+
+    def _asked(
+        self, tally: Tally, body: ManifestBody, manifest: bytes, refs: BuiltRefs
+    ) -> Outcome | Missing:
+        """Send refs and manifest, and ask for the commit."""
+        job = self._job
+        job.cancel.check()
+        self._uploads.put_refs(refs.body, refs.length)
+        self._uploads.put_manifest(manifest)
+        outcome = job.outcome(
+            tally,
+            snapshot=snapshot_id(manifest),
+            bytes_new=self._shipping.bytes_new,
+            bytes_sent=self._uploads.bytes_sent,
+        )
+        self._note(SignedCommit(body.seq, manifest, outcome.encode()), refs)
+        job.cancel.check()
+        answer = self._uploads.commit(body.seq)
+        return answer if isinstance(answer, Missing) else self._stands(answer, body.seq, outcome)
 
     def _stands(self, answer: Committed, seq: int, outcome: Outcome) -> Outcome:
         self._job.remember(Remembered(seq, answer.snapshot))

@@ -177,9 +177,9 @@ class Dispatcher:
         parent = self._repository.parent_for(record.client, dataset)
         reference, damaged = None, 0
         if parent is not None:
-            refs = self._repository.history.get(parent).refs
-            reference = Reference(parent, str(record.client), refs)
             damaged = self._repository.damaged_count([parent])
+            refs = self._repository.refs_for_differences(parent)
+            reference = Reference(parent, str(record.client), refs)
         epochs = domains.get(self._catalog, record.client.domain).epochs
         return History(
             head_seq=head.seq,

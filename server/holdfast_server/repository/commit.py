@@ -18,6 +18,7 @@ from holdfast_contract.errors import (
     Conflict,
     Damaged,
     HistoryRegressed,
+    HoldfastError,
     InvalidInput,
     MissingChunks,
     NotFound,
@@ -137,7 +138,8 @@ class Commits:
             NotFound, Refused: no such session or objects of this client, or another signed.
             InvalidInput: manifest and refs contradict each other or the catalog.
             Conflict, HistoryRegressed: prev or seq is not that of the head.
-            MissingChunks: details as MissingAnswer; the objects are of no use any more.
+            MissingChunks: details as MissingAnswer; the objects are of no use any more. No ids at
+                all: the list that the refs are a difference to is damaged, a full one is needed.
         """
         self._parts.require_writable()
         data, known = self._uploaded(client, session, manifest)
@@ -145,7 +147,10 @@ class Commits:
             candidate = self._candidate(client, session, data, (manifest, refs))
             if candidate.body.seq != seq:
                 raise InvalidInput("commit: seq is not that of the manifest")
-            known = self._decide(candidate)
+            try:
+                known = self._decide(candidate)
+            except Damaged as damage:
+                raise _without_base(candidate, damage) from damage
         self._parts.journal.flush(known.number)
         return Committed(known.id, known.time_ns)
 
@@ -332,6 +337,23 @@ def _stored(tx: Tx, session: SessionRow, ulid: str, kind: ObjectKind) -> ObjectR
     if row.state is not ObjectState.STORED:
         raise Conflict(f"nothing counts under the name {ulid}", hint="send the object first")
     return row
+
+
+def _without_base(candidate: Candidate, damage: Damaged) -> HoldfastError:
+    """Return what the agent is told when refs cannot be read because of the object below them.
+
+    It still has every id of the snapshot, so a full list mends what the store has lost. An agent
+    that does not know this answer makes one all the same, in another round.
+    """
+    if candidate.refs.base is None:
+        return damage
+    return MissingChunks(
+        f"the base of the refs cannot be read: {damage.message}",
+        hint="send a full list",
+        missing=[],
+        damaged=[],
+        next="",
+    )
 
 
 def _check_head(client: ClientRecord, body: ManifestBody) -> None:

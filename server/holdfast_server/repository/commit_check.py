@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
+from holdfast_contract.errors import Damaged
 from holdfast_contract.format.manifest import ManifestBody
 from holdfast_contract.limits import PAGE_ROWS_MAX
 from holdfast_server.catalog import chunks
@@ -66,11 +67,21 @@ class Checker:
     def is_complete(self, need: Need, parent: SnapshotRecord | None) -> bool:
         """Tell whether all is live, or damaged where that is accepted.
 
-        Reads the whole list once, which also proves that it is the one that the manifest signs.
+        Reads the whole list once, which also proves that it is the one that the manifest signs. A
+        parent whose own list is damaged spares nothing: then every id is looked up.
 
         Raises:
             InvalidInput: the refs object is not what it says.
+            Damaged: the list that it is a difference to cannot be read.
         """
+        if parent is not None and not self._references.is_broken(parent.refs_key):
+            try:
+                return self._is_complete(need, parent)
+            except Damaged:
+                pass
+        return self._is_complete(need, None)
+
+    def _is_complete(self, need: Need, parent: SnapshotRecord | None) -> bool:
         added = self._added(need.refs, parent)
         is_complete = True
         for batch in _batches(added):

@@ -180,9 +180,16 @@ class Damage:
         epochs = [copy.epoch for copy in known if copy.state is CopyState.LIVE]
         return any(
             not any(snapshot.epoch_min <= epoch <= snapshot.epoch_new for epoch in epochs)
-            and chunk_id in self._references.index(snapshot.domain, snapshot.refs_key)
+            and self._names(snapshot, chunk_id)
             for snapshot in snapshots
         )
+
+    def _names(self, snapshot: SnapshotRecord, chunk_id: bytes) -> bool:
+        """Tell whether a snapshot needs a chunk; it may, where its list cannot be read."""
+        try:
+            return chunk_id in self._references.index(snapshot.domain, snapshot.refs_key)
+        except errors.Damaged:
+            return True
 
 
 def _mark(tx: Tx, domain: DomainRecord, found: _Copies, now: int) -> int | None:

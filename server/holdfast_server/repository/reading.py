@@ -149,15 +149,25 @@ class Grant:
         """Return for each granted id the epochs of which its readers have keys."""
         allowed: dict[bytes, list[tuple[int, int]]] = {}
         for snapshot in self._snapshots:
-            index = self._reading.references.index(snapshot.domain, snapshot.refs_key)
-            for chunk_id in ids:
-                if chunk_id in index:
-                    epochs = (snapshot.epoch_min, snapshot.epoch_new)
-                    allowed.setdefault(chunk_id, []).append(epochs)
+            epochs = (snapshot.epoch_min, snapshot.epoch_new)
+            for chunk_id in self._named(snapshot, ids):
+                allowed.setdefault(chunk_id, []).append(epochs)
         rest = [chunk_id for chunk_id in ids if chunk_id not in allowed]
         for chunk_id in self._of_session(rest):
             allowed[chunk_id] = [(0, EPOCH_MAX)]
         return allowed
+
+    def _named(self, snapshot: SnapshotRecord, ids: Sequence[bytes]) -> Sequence[bytes]:
+        """Return those of `ids` that a snapshot needs; all, where its list is damaged.
+
+        A few bytes that bound what a reader may ask for must not take the data with them: who
+        holds the grant holds the domain's key, and only chunks of that domain are served.
+        """
+        try:
+            index = self._reading.references.index(snapshot.domain, snapshot.refs_key)
+        except errors.Damaged:
+            return ids
+        return [chunk_id for chunk_id in ids if chunk_id in index]
 
     def _of_session(self, ids: list[bytes]) -> set[bytes]:
         if self._session is None or not ids:

@@ -11,7 +11,15 @@ from typing import BinaryIO, Final, NamedTuple
 
 from blake3 import blake3
 
-from holdfast_contract.errors import Damaged, InvalidInput, NotFound, TooLarge, UnsupportedVersion
+from holdfast_contract.errors import (
+    Damaged,
+    InvalidInput,
+    NoSpace,
+    NotFound,
+    StoreFailed,
+    TooLarge,
+    UnsupportedVersion,
+)
 from holdfast_contract.format.layout import ReadAt
 from holdfast_contract.format.refs import (
     HASH_BYTES,
@@ -27,7 +35,8 @@ from holdfast_contract.format.refs import (
 )
 from holdfast_contract.ids import ClientName, DomainId, ObjectName
 from holdfast_contract.limits import MIB, REFS_DEPTH_MAX
-from holdfast_server.catalog import references
+from holdfast_contract.logs import get_logger
+from holdfast_server.catalog import events, references, state
 from holdfast_server.catalog.connection import Tx
 from holdfast_server.catalog.references import RefsRow
 from holdfast_server.catalog.schema import ObjectKind
@@ -36,6 +45,7 @@ from holdfast_server.repository.names import object_name
 from holdfast_server.repository.parts import Parts
 from holdfast_server.repository.sessions import Sessions, require_name
 
+_log = get_logger(__name__)
 _PIECE_BYTES: Final = MIB
 INDEX_BYTES_MAX: Final = 128 * MIB
 """Lists kept in memory for readers, at 32 bytes an id; a larger one is kept alone."""
@@ -68,6 +78,8 @@ class References:
         self._sessions = sessions
         self._deposits = deposits
         self._indexes: OrderedDict[int, RefsIndex] = OrderedDict()
+        self._broken: set[int] = set()
+        """Committed lists that could not be read the last time; found again after a restart."""
         self._lock = Lock()
 
     def put(self, client: ClientName, session: str, ulid: str, body: BinaryIO, length: int) -> None:
@@ -148,7 +160,43 @@ class References:
         found = self._full(names[-1])
         for name in reversed(names[:-1]):
             found = _blamed(self._applied, name, found)
-        return checked_as_stored(found, chain[0], names[0])
+        return self._noted(object_key, checked_as_stored(found, chain[0], names[0]))
+
+    def _noted(self, object_key: int, ids: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield `ids`, and note whether they could be read to their end."""
+        try:
+            yield from ids
+        except Damaged as damage:
+            with self._lock:
+                is_new = object_key not in self._broken
+                self._broken.add(object_key)
+            if is_new:
+                self._tell(damage)
+            raise
+        else:
+            with self._lock:
+                self._broken.discard(object_key)
+
+    def _tell(self, damage: Damaged) -> None:
+        """Record the event; never in the way of the reader."""
+        _log.warning("a list of chunks is damaged", reason=damage.message)
+        if self._parts.refusal:
+            return
+
+        def work(tx: Tx) -> None:
+            now = state.receive_time(tx, self._parts.clock)
+            message = f"a list of chunks is damaged: {damage.message}"
+            events.record(tx, now, "refs-damaged", message, details=damage.details)
+
+        try:
+            self._parts.catalog.write(work)
+        except (NoSpace, StoreFailed) as exc:
+            _log.warning("damage could not be recorded", error=exc.message)
+
+    def is_broken(self, object_key: int) -> bool:
+        """Tell whether a committed list is known to be unreadable: no base for a difference."""
+        with self._lock:
+            return object_key in self._broken
 
     def _full(self, name: ObjectName) -> Iterator[bytes]:
         return _blamed(lambda name, below: decode_full(self._reader(name)), name, iter(()))

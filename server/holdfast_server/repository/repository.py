@@ -200,6 +200,15 @@ class Repository:
 
     # --- damage, numbers, health
 
+    def refs_for_differences(self, snapshot: bytes) -> str:
+        """Return the ULID of a snapshot's refs object, empty where it is known to be damaged.
+
+        Raises:
+            NotFound: no such snapshot.
+        """
+        found = self.history.get(snapshot)
+        return "" if self._references.is_broken(found.refs_key) else found.refs
+
     def report_damage(
         self,
         domain_name: str,
