@@ -124,6 +124,42 @@ def test_what_is_live_no_longer_is_logged_for_commits_under_way(pod: Pod) -> Non
     assert left(pod) == WANTED[:1]
 
 
+def test_what_lies_beside_a_damaged_copy_is_looked_at_too(served: Served, pod: Pod) -> None:
+    wanted = ids(9)
+    session = pod.open()
+    pod.send(wanted[:6], session)
+    pod.send(wanted[5:], session)
+    snapshot = pod.finish(session, wanted).snapshot
+    for chunk_id in (*wanted[:4], wanted[5], wanted[8]):
+        spoil(pod, copies(pod, chunk_id)[0])
+    assert report(pod, copies(pod, wanted[0])[0]) == "damaged"
+    # Not what is sound, nor what lies in another pack; and a sound spare takes its place.
+    assert served.repository.damaged_of([snapshot]) == wanted[:4]
+    assert [copy.state for copy in copies(pod, wanted[5])] == [CopyState.LIVE]
+    assert {said.chunk for said in damage_records(served)} == {*wanted[:4], wanted[5]}
+    assert sorted(left(pod)) == wanted[:4]
+    assert [event.details["reason"] for event in events.listed(served.catalog)] == [
+        "lost",
+        "with 3 others in this pack",
+    ]
+    served.restart()
+    assert served.repository.damaged_of([snapshot]) == wanted[:4]
+
+
+def test_a_lost_pack_of_many_chunks_is_marked_in_few_transactions(served: Served, pod: Pod) -> None:
+    wanted = ids(700)
+    snapshot = pod.backup(wanted)
+    (copy,) = copies(pod, wanted[0])
+    before = len([name for name in served.memory.objects if name.startswith("journal/")])
+    del served.memory.objects[place(pod, copy)]
+    assert report(pod, copy) == "damaged"
+    assert served.repository.damaged_count([snapshot]) == 700
+    after = len([name for name in served.memory.objects if name.startswith("journal/")])
+    assert after - before == 4
+    assert len(damage_records(served)) == 700
+    assert kinds(served) == ["chunk-damaged"] * 4
+
+
 def test_the_same_report_again_changes_nothing(served: Served, pod: Pod) -> None:
     pod.backup(WANTED)
     (copy,) = copies(pod)

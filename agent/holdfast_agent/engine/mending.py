@@ -27,7 +27,7 @@ from holdfast_contract.ids import ChunkId
 from holdfast_contract.limits import CHUNK_PLAIN_BYTES_MAX
 
 _PARTS_MAX: Final = 32_768
-"""Parts remembered at once, about 10 MB; chunks beyond are left to the walk and to the next time."""
+"""Parts remembered at once, about 10 MB; chunks beyond are left to the walk and the next time."""
 _SLABS: Final = 2
 """One is sent while the next is filled; the walk, which needs its own, has not begun."""
 
@@ -171,4 +171,4 @@ def _read_open(room: memoryview, position: int, place: Place, name: bytes) -> bo
 
 
 def _is_below(path: bytes, top: bytes) -> bool:
-    return path == top or top == b"/" or path.startswith(top + b"/")
+    return top in (path, b"/") or path.startswith(top + b"/")

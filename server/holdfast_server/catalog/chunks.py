@@ -178,6 +178,14 @@ def copies(tx: Tx, domain_key: int, ids: Collection[bytes]) -> dict[bytes, list[
     return found
 
 
+def in_object(tx: Tx, domain_key: int, object_key: int) -> list[Copy]:
+    """Return every copy that lies in one pack, by place."""
+    query = select(*_COPY).join(objects, objects.c.key == chunks.c.object_key)
+    where = (chunks.c.object_key == object_key, chunks.c.domain_key == domain_key)
+    rows = tx.execute(query.where(*where).order_by(chunks.c.offset)).mappings()
+    return [_copy(row) for row in rows]
+
+
 def set_state(
     tx: Tx, domain_key: int, copy: Copy, *, before: Collection[CopyState], after: CopyState
 ) -> bool:

@@ -30,6 +30,8 @@ from holdfast_server.repository.parts import Parts
 from holdfast_server.repository.references import References
 
 SERVER: Final = reports.SERVER
+_MARKED_AT_ONCE: Final = 256
+"""Copies marked in one transaction, and by one journal object, where a pack is looked through."""
 _log = get_logger(__name__)
 
 
@@ -109,7 +111,74 @@ class Damage:
         if copy.state is CopyState.DAMAGED:
             return "damaged"
         is_wrong = not self._is_as_stored(domain, copy)
-        spare = next(
+        spare = self._spare(domain, copy, known)
+
+        def work(tx: Tx) -> int | None:
+            now = state.receive_time(tx, self._parts.clock)
+            key = (domain.key, copy.chunk_id, copy.object_key, copy.offset)
+            is_new = reports.add(tx, Report(*key, *said, now, is_wrong))
+            believed = is_wrong or is_administrator or reports.reporters(tx, *key) > 1
+            if believed:
+                number = _mark(tx, domain, _Copies(copy, spare), now)
+                if number is not None:
+                    reason = "lost" if spare is None else "healed"
+                    _tell(tx, now, "chunk-damaged", domain, copy, (SERVER, reason))
+                return number
+            if is_new:
+                _tell(tx, now, "chunk-reported", domain, copy, said)
+            return None
+
+        number = self._parts.catalog.write(work)
+        if number is None:
+            return "reported"
+        self._parts.journal.flush(number)
+        if is_wrong:
+            self._look_through(domain, copy)
+        return "damaged"
+
+    def _look_through(self, domain: DomainRecord, first: Copy) -> None:
+        """Look at the other copies in the pack of a damaged one, and mark those that are too.
+
+        What harmed one has often harmed its neighbours, or the pack is gone. Readers alone would
+        find them one by one, and what lies below a directory that is lost not at all: it would
+        heal in as many nights as the tree is deep.
+        """
+        with self._parts.catalog.read() as tx:
+            beside = chunks.in_object(tx, domain.key, first.object_key)
+        wrong = [
+            copy
+            for copy in beside
+            if copy.state in READABLE_STATES and not self._is_as_stored(domain, copy)
+        ]
+        for start in range(0, len(wrong), _MARKED_AT_ONCE):
+            self._mark_all(domain, wrong[start : start + _MARKED_AT_ONCE])
+
+    def _mark_all(self, domain: DomainRecord, wrong: list[Copy]) -> None:
+        with self._parts.catalog.read() as tx:
+            known = chunks.copies(tx, domain.key, [copy.chunk_id for copy in wrong])
+        found = [
+            _Copies(copy, self._spare(domain, copy, known.get(copy.chunk_id, []))) for copy in wrong
+        ]
+
+        def work(tx: Tx) -> int | None:
+            now = state.receive_time(tx, self._parts.clock)
+            reason = f"with {len(wrong) - 1} others in this pack"
+            numbers = []
+            for each in found:
+                copy = each.reported
+                key = (domain.key, copy.chunk_id, copy.object_key, copy.offset)
+                reports.add(tx, Report(*key, SERVER, "beside a damaged one", now, True))
+                numbers.append(_mark(tx, domain, each, now))
+            _tell(tx, now, "chunk-damaged", domain, wrong[0], (SERVER, reason))
+            return max(filter(None, numbers), default=None)
+
+        number = self._parts.catalog.write(work)
+        if number is not None:
+            self._parts.journal.flush(number)
+
+    def _spare(self, domain: DomainRecord, copy: Copy, known: list[Copy]) -> Copy | None:
+        """Return another copy of the same epoch whose bytes are right."""
+        return next(
             (
                 other
                 for other in known
@@ -120,23 +189,6 @@ class Damage:
             ),
             None,
         )
-
-        def work(tx: Tx) -> int | None:
-            now = state.receive_time(tx, self._parts.clock)
-            key = (domain.key, copy.chunk_id, copy.object_key, copy.offset)
-            is_new = reports.add(tx, Report(*key, *said, now, is_wrong))
-            believed = is_wrong or is_administrator or reports.reporters(tx, *key) > 1
-            if believed:
-                return _mark(tx, domain, _Copies(copy, spare), now)
-            if is_new:
-                _tell(tx, now, "chunk-reported", domain, copy, said)
-            return None
-
-        number = self._parts.catalog.write(work)
-        if number is None:
-            return "reported"
-        self._parts.journal.flush(number)
-        return "damaged"
 
     def _is_as_stored(self, domain: DomainRecord, copy: Copy) -> bool:
         """Tell whether the bytes of a copy are those that were stored; a store away: as if."""
@@ -207,7 +259,6 @@ def _mark(tx: Tx, domain: DomainRecord, found: _Copies, now: int) -> int | None:
         chunks.remove(tx, domain.key, copy)
     if was_live and not is_healed:
         liveness.log_left(tx, domain.key, [copy.chunk_id])
-    _tell(tx, now, "chunk-damaged", domain, copy, (SERVER, "healed" if is_healed else "lost"))
     said = Damaged(
         time_ns=now,
         domain=domain.domain,
