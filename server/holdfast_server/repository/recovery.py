@@ -8,7 +8,7 @@ may be written any more: the catalog might call chunks live that are gone.
 
 from __future__ import annotations
 
-from holdfast_contract.errors import NotFound
+from holdfast_contract.errors import NoSpace, NotFound
 from holdfast_contract.limits import JOURNAL_RECORDS_MAX
 from holdfast_contract.logs import get_logger
 from holdfast_server.catalog import events, outbox, state
@@ -34,7 +34,7 @@ def recover(parts: Parts, replay: Replay) -> None:
     """Make catalog and journal agree, and allow writing; or say in `parts.refusal` why not.
 
     Raises:
-        NoSpace, StoreFailed: store or catalog do not work at all.
+        NoSpace, StoreFailed: the catalog is full; store or catalog do not work at all.
     """
     try:
         now = parts.catalog.write(state.begin)
@@ -42,7 +42,7 @@ def recover(parts: Parts, replay: Replay) -> None:
         while _follow(parts, replay):
             pass
         _begin_store(parts)
-        parts.journal.flush_all()
+        _write_waiting(parts)
     except JournalDiverged as exc:
         parts.refusal = exc.message
         message = f"writing is refused: {exc.message}"
@@ -52,6 +52,18 @@ def recover(parts: Parts, replay: Replay) -> None:
         _log.error("writing is refused", reason=exc.message)
     else:
         parts.refusal = ""
+
+
+def _write_waiting(parts: Parts) -> None:
+    """Write the records that wait; a store without any room keeps them waiting.
+
+    What they say is not shown before. Whatever stores something writes them first, and what stands
+    can be restored meanwhile: a full store is no reason not to start.
+    """
+    try:
+        parts.journal.flush_all()
+    except NoSpace as exc:
+        _log.warning("records of the journal wait for room in the store", reason=exc.message)
 
 
 def _check_end(parts: Parts, now: ServerState) -> None:
