@@ -1,4 +1,4 @@
-"""A repository on file systems that are really full: each step fails cleanly, and later succeeds."""
+"""A repository on disks that are really full: each step fails cleanly, and later succeeds."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -16,6 +17,7 @@ from holdfast_agent.state.directory import StateDirectory
 from holdfast_agent.state.identity import IdentityFiles
 from holdfast_agent.state.journal import JobJournal, JournalledJob, SignedCommit
 from holdfast_agent.state.memory import NOTHING, Memory, Remembered
+from holdfast_agent.state.spool import MEMORY_BYTES_MAX
 from holdfast_contract.errors import Conflict, InternalError, InvalidInput, NoSpace, Refused
 
 
@@ -109,11 +111,59 @@ def test_spool_is_in_memory_where_no_file_can_be_made(
 ) -> None:
     import tempfile
 
-    def refuse(**where: str) -> None:
+    def refuse(**where: object) -> None:
         raise OSError(28, "full")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    assert isinstance(state.spool(), io.BytesIO)
+    check_spool(state.spool())
+
+
+def check_spool(spool: BinaryIO) -> None:
+    """Write more than is buffered, here and there, and read it back."""
+    content = bytearray(b"".join(n.to_bytes(4, "big") for n in range(250_000)))
+    spool.write(content)
+    for at in (900_000, 5, 500_000):
+        spool.seek(at)
+        spool.write(b"written over")
+        content[at : at + 12] = b"written over"
+    assert spool.seek(0, 2) == len(content)
+    spool.seek(3)
+    assert spool.read(700_000) == content[3:700_003]
+    spool.seek(0)
+    assert spool.read() == content
+    spool.close()
+
+
+def limited(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """Let files take so many bytes, in pieces, as a disk does that fills up."""
+    pwrite = os.pwrite
+
+    def write(fd: int, data: bytes, offset: int) -> int:
+        left = room - offset
+        if left <= 0:
+            raise OSError(28, "full")
+        return pwrite(fd, memoryview(data)[:left], offset)
+
+    monkeypatch.setattr(os, "pwrite", write)
+
+
+@pytest.mark.parametrize("room", [1 << 30, 700_001, 262_144, 1, 0])
+def test_spool_goes_on_in_memory_where_the_disk_fills_up(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    limited(monkeypatch, room)
+    check_spool(state.spool())
+
+
+def test_spool_takes_no_more_memory_than_it_may(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited(monkeypatch, 4096)
+    spool = state.spool()
+    with pytest.raises(NoSpace):
+        for _ in range(2 * MEMORY_BYTES_MAX >> 20):
+            spool.write(bytes(1 << 20))
+    spool.close()
 
 
 # --- identity

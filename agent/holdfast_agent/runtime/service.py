@@ -195,7 +195,11 @@ class Agent:
             # The server has given the job up; nobody waits for its end.
             run.interrupt()
             await asyncio.to_thread(run.join, STOP_SECONDS)
-        await asyncio.to_thread(self._journal.forget, job)
+        try:
+            await asyncio.to_thread(self._journal.forget, job)
+        except HoldfastError as error:
+            # It is named again at the next connection, and forgotten then.
+            _log.warning("the journal cannot forget the job", job=job, reason=error.message)
 
     def _told(self, run: JobRun) -> None:
         self._loop.call_soon_threadsafe(self._ended, run)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import io
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import BinaryIO, Final
 
+from holdfast_agent.state.spool import open_spool
 from holdfast_contract.errors import Conflict, HoldfastError, InternalError, NoSpace, Refused
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -153,11 +152,8 @@ class StateDirectory:
         return sorted(name for name in os.listdir(self._fd) if name.endswith(suffix))
 
     def spool(self) -> BinaryIO:
-        """Return an empty unnamed file; in memory where the directory cannot hold one."""
-        try:
-            return cast("BinaryIO", tempfile.TemporaryFile(dir=f"/proc/self/fd/{self._fd}"))
-        except OSError:
-            return io.BytesIO()
+        """Return an empty unnamed file; in memory where the directory has no room for it."""
+        return open_spool(f"/proc/self/fd/{self._fd}")
 
     def _remove(self, name: str) -> None:
         try:
