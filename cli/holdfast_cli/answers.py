@@ -56,12 +56,14 @@ def parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     for line in filter(bytes.strip, lines):
         try:
             row = decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
             # Where an answer broke inside a row, the next line says why.
             torn = InvalidInput("the answer is malformed", hint=str(exc))
             continue
         if row.get("type") == "error" and "code" in row:
-            raise error_from(row["code"], row.get("message", ""), hint=row.get("hint", ""))
+            # Whatever stands there: it comes from a pod, through a server.
+            code, message, hint = (str(row.get(name, "")) for name in ("code", "message", "hint"))
+            raise error_from(code, message or "the answer broke", hint=hint)
         if torn is not None:
             raise torn
         if row == _END:

@@ -177,5 +177,5 @@ def _sendable() -> Iterator[None]:
 def _decoded(data: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidInput("the server's answer is malformed", hint=str(exc)) from exc

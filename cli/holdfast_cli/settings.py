@@ -220,7 +220,7 @@ def read_context(environ: Mapping[str, str], name: str | None) -> dict[str, str]
         raise NotFound(f"no saved context {name!r}", hint="holdfast login --name NAME saves one")
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise UsageError(f"{path} is not a saved context: {exc}") from exc
     return {"context": name, **{k: v for k, v in found.items() if isinstance(v, str)}}
 

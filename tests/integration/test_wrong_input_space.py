@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.programs import programs
 from tests.support.world import World, log_tail
 
 CLIENT = "full/a-0"
@@ -20,7 +21,8 @@ def small(tmp_path: Path) -> Iterator[World]:
     store = tmp_path / "store"
     store.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64M", "t", store], check=True)
-    world = World(tmp_path / "world")
+    # A minute is asked for by a unit test of the agent's patience.
+    world = World(tmp_path / "world", bin=programs(tmp_path / "bin", unfit_seconds=10.0))
     world.top.mkdir()
     try:
         world.start_server("--store", f"file:{store}")

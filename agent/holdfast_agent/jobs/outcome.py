@@ -32,7 +32,7 @@ def decode_outcome(data: bytes) -> Outcome:
     """
     try:
         return msgspec.msgpack.decode(data, type=Outcome)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidInput("journal: the outcome is not understood") from exc
 
 

@@ -97,13 +97,13 @@ class TreeCache:
             row = self._db.execute("SELECT value FROM main.meta WHERE key = ?", HEADER_KEY)
             found = row.fetchone()
             header = None if found is None else _DECODER.decode(found[0])
-        except (sqlite3.Error, msgspec.MsgspecError) as exc:
+        except (sqlite3.Error, msgspec.MsgspecError, RecursionError) as exc:
             raise KnownTreeLost("the cache's header cannot be read") from exc
         return header if header is not None and header.snapshot else None
 
     def pending(self) -> CacheHeader | None:
         """Return what the cache will describe once a finished overlay is applied."""
-        with suppress(sqlite3.Error, msgspec.MsgspecError):
+        with suppress(sqlite3.Error, msgspec.MsgspecError, RecursionError):
             row = self._db.execute("SELECT value FROM over.meta WHERE key = ?", HEADER_KEY)
             found = row.fetchone()
             return None if found is None else _DECODER.decode(found[0])

@@ -69,7 +69,7 @@ class JobJournal:
         data = self._state.read(job + _JOB)
         try:
             return None if data is None else _DECODER.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
 
     def all(self) -> list[JournalledJob]:

@@ -313,7 +313,7 @@ def _problem(response: http.client.HTTPResponse) -> HoldfastError:
         data = response.read(_DRAIN_BYTES_MAX)
     try:
         problem = msgspec.json.decode(data, type=Problem)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         kind = Unreachable if response.status >= 500 else InvalidInput
         return kind(f"the server answered {response.status}", hint="is this a Holdfast server?")
     return error_from(

@@ -136,7 +136,7 @@ class SessionUploads:
         reply = self._call(method, path, body)
         try:
             return msgspec.json.decode(reply, type=kind)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
             raise InvalidInput("the server's answer is malformed") from exc
 
     def _call(self, method: str, path: str, body: Body | None) -> bytes:

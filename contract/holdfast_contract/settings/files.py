@@ -64,5 +64,5 @@ def _parse(path: str, data: bytes) -> dict[str, object]:
         raise UsageError(f"{path}: larger than {CONFIG_BYTES_MAX} bytes: not a configuration")
     try:
         return tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise UsageError(f"{path}: not TOML: {exc}") from exc

@@ -95,5 +95,5 @@ async def answer_query(call: Call) -> None:
 def _failure(text: str) -> Failure:
     try:
         return msgspec.json.decode(text, type=Failure)
-    except (msgspec.MsgspecError, UnicodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
         raise InvalidInput(f"the header {ERROR_HEADER} is no failure") from exc

@@ -76,7 +76,7 @@ def decode_spec(data: bytes) -> Spec:
     """
     try:
         return _decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise InternalError("the request of a job in the catalog cannot be read") from exc
 
 
