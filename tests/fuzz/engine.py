@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import sys
 
-import atheris
+import atheris  # type: ignore[import-untyped]
 
-with atheris.instrument_imports(include=["holdfast_contract", "holdfast_agent", "holdfast_server"]):
+_PACKAGES = ["holdfast_contract", "holdfast_agent", "holdfast_server", "holdfast_cli", "tests.fuzz"]
+with atheris.instrument_imports(include=_PACKAGES):
     from tests.fuzz.targets import TARGETS
 
 EVERYTHING = "everything"

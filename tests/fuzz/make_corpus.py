@@ -100,7 +100,10 @@ def _objects() -> dict[str, list[bytes]]:
     record_body = slice(12, -32)
     return {
         "chunk_header": [stored("chunk_tree")],
-        "sealed_chunk": [Sealer(KEYS).seal(ChunkType.TREE, PLAINTEXT).sealed, stored("chunk_tree")],
+        "sealed_chunk": [
+            bytes(Sealer(KEYS).seal(ChunkType.TREE, PLAINTEXT).sealed),
+            stored("chunk_tree"),
+        ],
         "inside_chunk": _inside(),
         "pack": [pack, stored("pack")],
         "footer": [pack, stored("pack")[:24] + stored("pack")[-400:]],

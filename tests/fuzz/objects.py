@@ -52,7 +52,7 @@ from holdfast_contract.format.refs import (
     encode_full,
     read_header,
 )
-from holdfast_contract.format.report import decode_report, encode_report
+from holdfast_contract.format.report import ReportKind, decode_report, encode_report
 from holdfast_server.repository.journal_object import decode_journal, encode_journal
 from holdfast_server.repository.journal_records import decode_record, encode_record
 from tests.support.samples import DOMAIN, IDENTITY, KEYS, MATERIAL, OWN_CHUNK, noise
@@ -187,7 +187,7 @@ def key_material(data: bytes) -> None:
 
 def report(data: bytes) -> None:
     found = decode_report(data)
-    assert decode_report(encode_report(found.kind, found.rows, found.more)) == found
+    assert decode_report(encode_report(ReportKind(found.kind), found.rows, found.more)) == found
 
 
 def journal(data: bytes) -> None:

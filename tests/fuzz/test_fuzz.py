@@ -93,7 +93,7 @@ def test_a_crash_is_a_file_and_replays_from_it(tmp_path: Path) -> None:
     environ = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 
     def run(*options: object) -> str:
-        command = [sys.executable, broken, "moment", *map(str, options)]
+        command = [sys.executable, str(broken), "moment", *map(str, options)]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=280, check=False, cwd=tmp_path,
             env=environ,

@@ -140,7 +140,7 @@ def test_a_store_that_fills_at_any_step_loses_nothing_and_goes_on(
     nothing_half(disk)
     if leave > MIB and full_at != "pack":
         # A pack is what would eat the reserve: nothing else of this backup is refused.
-        assert in_full(lambda: pod.send(WANTED[:1], pod.open())) == "no-space"
+        assert in_full(lambda: void(pod.send(WANTED[:1], pod.open()))) == "no-space"
     # What stands can be read, and the server can be started anew while the disk is full.
     standing_before = [first, *_new(stored, first)]
     standing(stored, standing_before)
