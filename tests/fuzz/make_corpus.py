@@ -149,6 +149,8 @@ def _messages() -> dict[str, list[bytes]]:
     spec = BackupSpec(paths=[b"/data"], excludes=[], tags=[], parent=noise("parent"))
     accepted = control.encode(control.Accepted(job=_ULID))
     end = failed(_ULID, NotFound("no", hint="look"))
+    marked = control.encode(failed(_ULID, NotFound("no", object="mark")).finished)
+    deep = marked.replace(b"\xa4mark", b"\x91" * 4000)
     texts = [
         {"name": "shop", "record_b64": "AAAA", "role": "admin", "domains": ["shop"], "ttl": 60},
         {"kind": "backup", "clients": ["shop/db-0"], "paths": ["/data"], "excludes": ["*.log"]},
@@ -156,8 +158,8 @@ def _messages() -> dict[str, list[bytes]]:
         {"chunk": "00" * 32, "object": "packs/x", "offset": 5, "reason": "tag"},
     ]
     return {
-        "to_agent": [control.encode(order), control.encode(control.Cancel(job=_ULID))],
-        "to_server": [accepted, control.encode(end.finished)],
+        "to_agent": [control.encode(order), control.encode(control.Cancel(job=_ULID)), deep],
+        "to_server": [accepted, control.encode(end.finished), deep],
         "http_records": [msgspec.json.encode(text) for text in texts],
         # Unknown fields are skipped, however deep they are: a decoder's own stack has an end.
         "specs": [encode_spec(spec), b"\x82\xa4kind\xa6backup\xa1x" + b"\x91" * 4000],
