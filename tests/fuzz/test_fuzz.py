@@ -17,7 +17,7 @@ from tests.fuzz.mutation import mutated
 from tests.fuzz.targets import CORPUS, TARGETS, Target
 
 MUTATIONS = int(os.environ.get("HOLDFAST_FUZZ_MUTATIONS", "1000"))
-ENGINE_RUNS = 5_000
+ENGINE_RUNS = 3_000
 SOAK_RUNS = 100_000
 SECONDS_MAX = 5.0
 """Longest that one input may take: a thousand times what it does, for a machine under load."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.disks import fill, make_room, small_disk
 from tests.support.programs import programs
 from tests.support.world import World, log_tail
 
@@ -66,3 +67,38 @@ def test_a_full_store_fails_the_job_with_14_and_the_next_one_reuses_what_was_sen
     assert done["bytes_sent"] < 30 << 20, "what was uploaded before is not sent again"
     again = world.restore(done["snapshot"], "--target", tmp_path / "out", "--verify")
     assert again["state"] == "Completed"
+
+
+def test_a_full_catalog_is_said_keeps_what_stands_and_goes_on_with_room(tmp_path: Path) -> None:
+    world = World(tmp_path / "world", bin=programs(tmp_path / "bin", unfit_seconds=4.0))
+    world.top.mkdir()
+    source, catalog = tmp_path / "source", tmp_path / "catalog"
+    source.mkdir()
+    (source / "file").write_bytes(os.urandom(100_000))
+    with small_disk(catalog, mebibytes=4):
+        try:
+            world.start_server("--catalog", f"sqlite:{catalog}/catalog.sqlite")
+            world.start_agent(CLIENT, [source], HOLDFAST_RESTORE_ROOTS=str(tmp_path / "out"))
+            kept = world.backup(CLIENT)["snapshot"]
+            fill(catalog)
+            refused = world.run("backup", CLIENT, "--json")
+            for _ in range(20):
+                # Pages that the catalog's files have already may still take a few jobs.
+                if refused.returncode == 14:
+                    break
+                refused = world.run("backup", CLIENT, "--json")
+            assert refused.returncode == 14, refused.stdout + refused.stderr
+            assert b"full" in refused.stderr
+            standing = [row["id"] for row in world.json("snapshots")]
+            assert kept in standing, "what stands is shown and can be read"
+            make_room(catalog)
+            world.until_connected(CLIENT)
+            done = world.backup(CLIENT)
+            assert done["state"] == "Completed"
+            rows = [row["id"] for row in world.json("snapshots")]
+            assert rows[: len(standing)] == standing
+            assert rows[-1] == done["snapshot"]
+            assert world.restore(kept, "--target", tmp_path / "out")["state"] == "Completed"
+            assert world.close() == []
+        finally:
+            world.close()
