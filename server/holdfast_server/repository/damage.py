@@ -150,8 +150,11 @@ class Damage:
             for copy in beside
             if copy.state in READABLE_STATES and not self._is_as_stored(domain, copy)
         ]
-        for start in range(0, len(wrong), _MARKED_AT_ONCE):
-            self._mark_all(domain, wrong[start : start + _MARKED_AT_ONCE])
+        try:
+            for start in range(0, len(wrong), _MARKED_AT_ONCE):
+                self._mark_all(domain, wrong[start : start + _MARKED_AT_ONCE])
+        except (NoSpace, StoreFailed, JournalDiverged) as exc:
+            _log.warning("damage could not be recorded", error=exc.message)
 
     def _mark_all(self, domain: DomainRecord, wrong: list[Copy]) -> None:
         with self._parts.catalog.read() as tx:
