@@ -60,6 +60,13 @@ REPORT_CHUNKS_MAX: Final = 16
 # --- control channel and HTTP
 MESSAGE_BYTES_MAX: Final = MIB
 """Largest message of the control channel: bulk data never crosses it."""
+AGENT_MESSAGE_BYTES_MAX: Final = 256 * KIB
+"""Largest message of an agent: a hello with its roots, a path at work, the end of a job. A server
+holds one for each connection that has proven nothing yet."""
+COUNT_MAX: Final = (1 << 63) - 1
+"""Largest count, size or time: what every database and language keeps exactly."""
+SUMMARY_FIELDS_MAX: Final = 64
+"""Most numbers that an agent tells at the end of a job; there are about a dozen."""
 HAVE_IDS_MAX: Final = 4096
 FETCH_IDS_MAX: Final = 256
 """Most chunks of one fetch: bounds a reply to about 1 GiB, and what a broken one repeats."""

@@ -6,7 +6,6 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,11 +13,11 @@ from holdfast_contract.errors import NoSpace
 from holdfast_contract.ids import ObjectName
 from holdfast_contract.protocol.control import Backup, Failure, Finished, FinishedSeen, JobState
 from holdfast_server.catalog.schema import ObjectKind
-from tests.support.apiworld import ActedAgent, ApiWorld, made, serving
+from tests.support.apiworld import ApiWorld, made, serving
+from tests.support.backups import IDS, backed_up, begun, ended
 from tests.support.samples import noise
 from tests.support.uploads import Served, full_refs, pack_of, sealed
 
-IDS = sorted(noise(f"chunk {number}") for number in range(4))
 ULID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 HEAD = struct.Struct("<32sBHII")
 
@@ -37,14 +36,6 @@ async def world(repository: tuple[Served, str]) -> AsyncIterator[ApiWorld]:
         yield found
 
 
-async def begun(agent: ActedAgent) -> tuple[str, dict[str, Any]]:
-    """Ask for a backup; return its job and its session."""
-    [job] = await agent.world.backup(str(agent.client))
-    await agent.world.until(lambda: job in [order.job for order in agent.of(Backup)])
-    session: dict[str, Any] = await agent.call("POST", f"/jobs/{job}/session")
-    return job, session
-
-
 def chunks_of(stream: bytes) -> list[tuple[bytes, int, str, int, bytes]]:
     """Return (id, status, object, offset, sealed) of every chunk of a stream."""
     found, at = [], 0
@@ -56,27 +47,6 @@ def chunks_of(stream: bytes) -> list[tuple[bytes, int, str, int, bytes]]:
         found.append((chunk, status, name, offset, stream[at : at + length]))
         at += length
     return found
-
-
-async def backed_up(agent: ActedAgent, ids: list[bytes] = IDS) -> tuple[str, str]:
-    """Do a whole backup over the routes; return job and snapshot."""
-    job, session = await begun(agent)
-    base = f"/sessions/{session['session']}"
-    data = pack_of(agent.pod.domain, ids)
-    await agent.call("PUT", f"{base}/packs/{session['packs'][0]}", data=data)
-    await agent.call("PUT", f"{base}/refs/{session['refs']}", data=full_refs(agent.pod.domain, ids))
-    manifest = await agent.world.run(agent.pod.manifest, ids)
-    await agent.call("PUT", f"{base}/manifest/{session['manifest']}", data=manifest)
-    head = await agent.world.run(agent.world.served.repository.head, agent.client)
-    body = {"manifest": session["manifest"], "refs": session["refs"], "seq": head.seq + 1}
-    done = await agent.call("POST", f"{base}/commit", json=body)
-    assert await agent.call("POST", f"{base}/commit", json=body) == done
-    return job, done["snapshot"]
-
-
-async def ended(agent: ActedAgent, job: str, snapshot: str) -> None:
-    await agent.send(Finished(job=job, state=JobState.COMPLETED, snapshot=bytes.fromhex(snapshot)))
-    await agent.until(FinishedSeen, len(agent.of(FinishedSeen)) + 1)
 
 
 async def test_a_backup_over_the_routes_becomes_a_snapshot(world: ApiWorld) -> None:
@@ -154,9 +124,9 @@ async def test_a_pack_that_breaks_off_leaves_nothing_and_can_be_sent_again(
     writer.write(head.encode() + data[: len(data) // 2])
     await writer.drain()
     packs = world.served.repository._packs
-    await world.until(lambda: packs._arriving == len(data))
+    await world.until(lambda: packs.arriving_bytes == len(data))
     writer.close()
-    await world.until(lambda: packs._arriving == 0)
+    await world.until(lambda: packs.arriving_bytes == 0)
     assert not [name for name in world.served.memory.objects if name.startswith("packs/")]
     await agent.call("PUT", path.removeprefix("/agent/v1"), data=data)
     await writer.wait_closed()

@@ -26,6 +26,7 @@ from holdfast_server.catalog import chunks, clients, domains, liveness, snapshot
 from holdfast_server.catalog.schema import CopyState, ObjectKind, SnapshotState
 from holdfast_server.catalog.schema import snapshots as snapshots_table
 from holdfast_server.repository import commit as commit_module
+from holdfast_server.repository import sessions as sessions_module
 from holdfast_server.repository.journal_object import decode_journal
 from holdfast_server.repository.journal_records import Commit, JournalRecord, decode_record
 from holdfast_server.repository.sessions import Session
@@ -253,7 +254,10 @@ def test_a_siblings_signature_is_refused(served: Served, pod: Pod) -> None:
     assert type(refused(pod, ids(1))) is Refused
 
 
-def test_every_flipped_bit_of_a_manifest_is_refused(served: Served, pod: Pod) -> None:
+def test_every_flipped_bit_of_a_manifest_is_refused(
+    served: Served, pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions_module, "LISTS_MAX", 1000)
     wanted = ids(1)
     manifest = pod.manifest(wanted)
     session = sent(pod, wanted)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
+from holdfast_contract import limits
 from holdfast_contract.errors import InvalidInput, TooLarge, UnsupportedVersion
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -20,7 +21,7 @@ ReadAt: TypeAlias = Callable[[int, int], bytes]
 """(offset, length) -> exactly that many bytes of one object; fewer mean that it ends there."""
 
 VERSION: Final = 1
-COUNT_MAX: Final = (1 << 63) - 1
+COUNT_MAX: Final = limits.COUNT_MAX
 """Largest count, size or time: what every database and language keeps exactly."""
 
 Bytes16 = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]

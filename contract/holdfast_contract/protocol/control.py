@@ -32,9 +32,11 @@ PROTOCOL_VERSION = 1
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
 PathBytes = Annotated[bytes, Meta(max_length=1 << 16)]
 Ulid = Annotated[str, Meta(min_length=26, max_length=26)]
-Count = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0, le=limits.COUNT_MAX)]
 Text = Annotated[str, Meta(max_length=4096)]
 Paths = Annotated[list[PathBytes], Meta(max_length=limits.PATHS_MAX)]
+Told = dict[Annotated[str, Meta(max_length=64)], int | float | Text | None]
+"""What an agent tells of a job in numbers."""
 Patterns = Annotated[list[Text], Meta(max_length=limits.PATHS_MAX)]
 
 
@@ -305,7 +307,9 @@ class Finished(Message, frozen=True, kw_only=True, tag="finished"):
     state: JobState
     snapshot: Hash | None = None
     counts: Counts = Counts()
-    summary: dict[str, int | float | str | None] = field(default_factory=dict)
+    summary: Annotated[Told, Meta(max_length=limits.SUMMARY_FIELDS_MAX)] = field(
+        default_factory=dict
+    )
     """The numeric fields of the summary of interface.md, without names."""
     skipped_count: Count = 0
     not_exact_count: Count = 0

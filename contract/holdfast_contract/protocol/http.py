@@ -415,7 +415,7 @@ class CommitRequest(Request, frozen=True, kw_only=True):
 
     manifest: str
     refs: str
-    seq: Annotated[int, Meta(ge=1)]
+    seq: Annotated[int, Meta(ge=1, le=limits.COUNT_MAX)]
 
 
 class CommitAnswer(Row, kw_only=True):
@@ -438,7 +438,7 @@ class DamageReport(Request, frozen=True, kw_only=True):
 
     chunk: HexHash
     object: Text
-    offset: Annotated[int, Meta(ge=0)]
+    offset: Annotated[int, Meta(ge=0, le=limits.PACK_BYTES_MAX)]
     reason: Text
 
 

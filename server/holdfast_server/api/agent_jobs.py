@@ -6,15 +6,18 @@ import msgspec
 from aiohttp import web
 
 from holdfast_contract import limits
-from holdfast_contract.errors import InvalidInput, TooLarge, error_from
+from holdfast_contract.errors import InvalidInput, NotFound, error_from
 from holdfast_contract.protocol.control import Failure
-from holdfast_contract.protocol.http import JobResult, decode_json
+from holdfast_server.api.bodies import read_body
 from holdfast_server.api.calls import Call
 from holdfast_server.api.chunks import DamageState, report_damage, stream_chunks
 from holdfast_server.catalog.jobs import absent
 from holdfast_server.catalog.scopes import own_domain
+from holdfast_server.control.reported import checked_result
 
 ERROR_HEADER = "Holdfast-Error"
+RESULT_SECONDS = 600.0
+"""Longest time for a result: a throttled agent sends its names at the pace that it was given."""
 
 
 async def get_manifest(call: Call) -> bytes:
@@ -51,7 +54,9 @@ async def fetch_chunks(call: Call) -> web.StreamResponse:
 async def report_chunk(call: Call) -> DamageState:
     """Take the word of an agent that a copy of a chunk does not open."""
     agent = call.agent
-    await call.services.grants.snapshots(call.ulid("grant"), agent)
+    grant = await call.services.grants.open(call.ulid("grant"), agent)
+    if not await call.run(grant.allows, bytes.fromhex(call.body.chunk)):
+        raise NotFound("no such copy of a chunk")
     return await report_damage(call, agent.client.domain, agent.client, call.body)
 
 
@@ -61,20 +66,15 @@ async def put_result(call: Call) -> None:
     live = services.live.get(job)
     if live is None or live.client != call.agent.client:
         raise absent(job)
-    sealed = await call.run(_checked, call.body)
-    services.results.put(job, call.body, sealed)
-
-
-def _checked(body: bytes) -> bytes | None:
-    """Return the sealed list of a result that can be shown later."""
-    result = decode_json(JobResult, body)
-    for rows in (result.skipped, result.not_exact, result.plan, result.damaged):
-        if len(rows) > limits.REPORTED_NAMES_MAX:
-            raise TooLarge(f"at most {limits.REPORTED_NAMES_MAX} names of a kind")
-    sealed = result.not_exact_sealed
-    if sealed is not None and len(sealed) > limits.NOT_EXACT_BYTES_MAX:
-        raise TooLarge(f"a sealed list of at most {limits.NOT_EXACT_BYTES_MAX} bytes")
-    return sealed
+    with call.agent.share.alone("result"), services.results.arrival() as arrival:
+        body = await read_body(
+            call.request, limits.RESULT_BYTES_MAX, RESULT_SECONDS, arrived=arrival
+        )
+        services.metrics.received(len(body))
+        kept, sealed = await call.run(checked_result, body)
+        if services.live.get(job) is not live:
+            raise absent(job)  # over meanwhile: nobody would forget it
+        services.results.put(job, kept, sealed)
 
 
 async def answer_query(call: Call) -> None:

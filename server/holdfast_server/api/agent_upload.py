@@ -18,6 +18,7 @@ from holdfast_contract.protocol.http import (
 )
 from holdfast_server.api.bodies import declared_length, pieces
 from holdfast_server.api.calls import Call
+from holdfast_server.stores.failures import translated
 
 HASH_BYTES = 32
 SPOOL_MEMORY_BYTES = 4 * limits.MIB
@@ -84,10 +85,15 @@ async def put_refs(call: Call) -> None:
     length = declared_length(call.request)
     if length > limits.REFS_BYTES_MAX:
         raise TooLarge(f"refs of {length} bytes; at most {limits.REFS_BYTES_MAX}")
+    with call.agent.share.alone("refs object"):
+        await _spooled_refs(call, length)
+
+
+async def _spooled_refs(call: Call, length: int) -> None:
     spool = await call.run(_spool)
     try:
         async for piece in pieces(call.request, length, call.services.metrics.received):
-            await call.run(spool.write, piece)
+            await call.run(_keep, spool, piece)
         await call.run(spool.seek, 0)
         await call.run(
             call.services.repository.put_refs,
@@ -104,6 +110,11 @@ async def put_refs(call: Call) -> None:
 def _spool() -> BinaryIO:
     # The handler closes it: opening and closing it are calls in threads, not one block.
     return cast("BinaryIO", tempfile.SpooledTemporaryFile(SPOOL_MEMORY_BYTES))
+
+
+def _keep(spool: BinaryIO, piece: bytes) -> None:
+    with translated("keep", "refs on their way"):
+        spool.write(piece)
 
 
 async def put_manifest(call: Call) -> None:

@@ -48,10 +48,18 @@ async def translated_body() -> AsyncIterator[None]:
         raise Unreachable("the connection broke inside the body of the request") from exc
 
 
+def nothing(count: int) -> None:
+    """Count nothing."""
+
+
 async def read_body(
-    request: web.Request, bytes_max: int, seconds: float = SMALL_BODY_SECONDS
+    request: web.Request,
+    bytes_max: int,
+    seconds: float = SMALL_BODY_SECONDS,
+    *,
+    arrived: Callable[[int], None] = nothing,
 ) -> bytes:
-    """Return the whole body.
+    """Return the whole body; `arrived` is told of every piece, and may raise.
 
     Raises:
         TooLarge: it is longer than `bytes_max`.
@@ -65,6 +73,7 @@ async def read_body(
             length += len(piece)
             if length > bytes_max:
                 raise TooLarge(f"the body is longer than {bytes_max} bytes")
+            arrived(len(piece))
             parts.append(piece)
     return b"".join(parts)
 

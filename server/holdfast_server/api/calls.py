@@ -88,8 +88,11 @@ class Call:
     """The act that this request is stands among the events."""
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run what blocks in a thread."""
-        return await self.services.workers.run(call, *args, **kwargs)
+        """Run what blocks in a thread; an agent's calls wait for each other beyond a few."""
+        if not isinstance(self.caller, ConnectedAgent):
+            return await self.services.workers.run(call, *args, **kwargs)
+        async with self.caller.connection.share.calls:
+            return await self.services.workers.run(call, *args, **kwargs)
 
     @property
     def agent(self) -> AgentConnection:

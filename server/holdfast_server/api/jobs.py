@@ -8,11 +8,9 @@ from holdfast_contract.ids import is_ulid
 from holdfast_contract.protocol.control import JobState
 from holdfast_contract.protocol.http import (
     JobCreate,
-    JobResult,
     JobRow,
     JobsCreated,
     Listing,
-    decode_json,
 )
 from holdfast_server.api.calls import Call
 from holdfast_server.api.events import events_listing
@@ -25,6 +23,7 @@ from holdfast_server.control.intake import Intake
 from holdfast_server.control.lifecycle import shown
 from holdfast_server.control.notices import wait_at_most
 from holdfast_server.control.orders import decode_spec, is_dry_run
+from holdfast_server.control.reported import decode_result
 from holdfast_server.control.summary import summary_of
 
 WAIT_SECONDS_MAX = 60
@@ -78,7 +77,7 @@ def _result(record: JobRecord, names: bytes | None) -> dict[str, object]:
         skipped_count=record.skipped_count,
         not_exact_count=record.not_exact_count,
         is_dry_run=is_dry_run(decode_spec(record.spec)),
-        names=None if names is None else decode_json(JobResult, names),
+        names=None if names is None else decode_result(names),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from aiohttp import web
 
@@ -15,7 +16,7 @@ from holdfast_server.api.calls import Call, Caller, ConnectedAgent, Nobody, Pers
 from holdfast_server.api.chunks import cut
 from holdfast_server.api.problems import error_of_http, problem_response
 from holdfast_server.api.replies import response_of
-from holdfast_server.api.requests import read_request
+from holdfast_server.api.requests import check_head, read_request
 from holdfast_server.api.rights import check_right
 from holdfast_server.api.routes import Audience, Route
 from holdfast_server.api.services import SERVICES
@@ -26,8 +27,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_ID = web.RequestKey("request_id", str)
 ROUTE = web.RequestKey("route", str)
 RELAYED = frozenset({"/v1/queries"})
-WAITING: web.AppKey[set[asyncio.BaseProtocol]] = web.AppKey("waiting", set)
-"""Connections whose first request has not arrived yet."""
+WAITING: web.AppKey[dict[web.RequestHandler, asyncio.TimerHandle]] = web.AppKey("waiting", dict)
+"""Connections whose first request has not arrived yet, oldest first, and when they are given up."""
 REQUEST_ID_HEADER = "Request-Id"
 ANSWERING = web.RequestKey("answering", web.StreamResponse)
 """The answer, once its head has been sent."""
@@ -36,11 +37,22 @@ NANOSECONDS = 1_000_000_000
 _log = get_logger(__name__)
 
 
+def forget(
+    waiting: dict[web.RequestHandler, asyncio.TimerHandle], connection: web.RequestHandler
+) -> bool:
+    """Wait for the first request of a connection no longer; False: it was not waited for."""
+    later = waiting.pop(connection, None)
+    if later is None:
+        return False
+    later.cancel()
+    return True
+
+
 @web.middleware
 async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request an id, for logs and the answer, and measure it; outermost."""
     services = request.app[SERVICES]
-    request.app[WAITING].discard(request.protocol)
+    forget(request.app[WAITING], request.protocol)
     request_id = request[REQUEST_ID] = new_ulid(services.clock)
     begun = services.clock.monotonic()
     status = 499
@@ -130,9 +142,10 @@ def endpoint(route: Route) -> Handler:
 
 
 async def _answer(call: Call, route: Route) -> web.StreamResponse:
-    with bind(**_known(call.caller)):
+    with bind(**_known(call.caller)), _share(call.caller):
         try:
             _check_right(call, route)
+            check_head(call.request)
             call.body = await read_request(call, route.request)
             response = response_of(route, await route.handler(call))
         except NotAuthenticated:
@@ -161,6 +174,13 @@ def _check_right(call: Call, route: Route) -> None:
             "this token is good for some domains only, and this concerns the whole server",
             hint="it takes a token that was made without --domain",
         )
+
+
+def _share(caller: Caller) -> AbstractContextManager[None]:
+    """Bound what one agent has under way: the others are served meanwhile."""
+    if isinstance(caller, ConnectedAgent):
+        return caller.connection.share.request()
+    return nullcontext()
 
 
 def _known(caller: Caller) -> dict[str, str]:

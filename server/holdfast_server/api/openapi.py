@@ -145,11 +145,13 @@ def _answer(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
     kind = route.answer
     if kind is None:
         return {"description": "done"}
+    schema: dict[str, Any]
     if isinstance(kind, RawAnswer):
-        return {"description": route.summary, "content": {kind.media: {"schema": _BINARY}}}
+        schema = {"type": "object"} if kind.media == "application/json" else _BINARY
+        return {"description": route.summary, "content": {kind.media: {"schema": schema}}}
     if isinstance(kind, ListingOf):
         rows = {"items": {"type": "array", "items": schema_of[id(kind.row)]}}
-        schema: Any = {"allOf": [schema_of[id(Listing)], {"properties": rows}]}
+        schema = {"allOf": [schema_of[id(Listing)], {"properties": rows}]}
     else:
         schema = schema_of[id(kind)]
     return {"description": route.summary, "content": {"application/json": {"schema": schema}}}

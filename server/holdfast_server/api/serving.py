@@ -12,13 +12,19 @@ from aiohttp import web
 
 from holdfast_contract.errors import Conflict, UsageError
 from holdfast_server.api.app import make_app
-from holdfast_server.api.middleware import WAITING
+from holdfast_server.api.connections import Connection, Lost
+from holdfast_server.api.middleware import WAITING, forget
 from holdfast_server.api.services import Services
 
 BACKLOG = 1024
 """Connections that wait to be accepted: a thousand agents may come back at once."""
 HEAD_SECONDS = 30.0
 """How long a new connection may take until its first request has arrived."""
+WAITING_MAX = 1280
+"""Connections whose first request has not arrived: a thousand agents that come back at once, and
+room beside them. One more ends the oldest: who means to ask has asked long before."""
+HEAD_FIELDS_MAX = 64
+"""Headers of one request; with their length they bound what a head can take."""
 KEEPALIVE_SECONDS = 120.0
 HANDSHAKE_SECONDS = 20.0
 HEAD_LINE_BYTES_MAX = 16 * 1024
@@ -33,16 +39,8 @@ class Serving:
 
     def __init__(self, services: Services, *, shutdown_seconds: float) -> None:
         self._app = make_app(services)
-        # No access log: a path may hold names.
         self._runner = web.AppRunner(
-            self._app,
-            access_log=None,
-            handle_signals=False,
-            shutdown_timeout=shutdown_seconds,
-            keepalive_timeout=KEEPALIVE_SECONDS,
-            max_line_size=HEAD_LINE_BYTES_MAX,
-            max_field_size=HEAD_FIELD_BYTES_MAX,
-            read_bufsize=READ_BYTES,
+            self._app, handle_signals=False, shutdown_timeout=shutdown_seconds
         )
         self._server: asyncio.Server | None = None
 
@@ -77,14 +75,17 @@ class Serving:
         waiting = self._app[WAITING]
 
         def give_up(protocol: web.RequestHandler) -> None:
-            if protocol in waiting:
-                waiting.discard(protocol)
+            if forget(waiting, protocol):
                 protocol.force_close()
 
+        def lost(protocol: web.RequestHandler) -> None:
+            forget(waiting, protocol)
+
         def accept() -> asyncio.Protocol:
-            protocol = server()
-            waiting.add(protocol)
-            loop.call_later(HEAD_SECONDS, give_up, protocol)
+            while len(waiting) >= WAITING_MAX:
+                give_up(next(iter(waiting)))
+            protocol = _connection(server, loop, lost)
+            waiting[protocol] = loop.call_later(HEAD_SECONDS, give_up, protocol)
             return protocol
 
         return accept
@@ -94,6 +95,23 @@ class Serving:
         if self._server is not None:
             self._server.close()
         await self._runner.cleanup()
+
+
+def _connection(server: web.Server, loop: asyncio.AbstractEventLoop, lost: Lost) -> Connection:
+    """Return what reads one connection; bodies stay as they came, nothing is inflated."""
+    return Connection(
+        server,
+        lost,
+        loop=loop,
+        # A path may hold names.
+        access_log=None,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        max_line_size=HEAD_LINE_BYTES_MAX,
+        max_field_size=HEAD_FIELD_BYTES_MAX,
+        max_headers=HEAD_FIELDS_MAX,
+        read_bufsize=READ_BYTES,
+        auto_decompress=False,
+    )
 
 
 def _refusal(exc: OSError, host: str, port: int) -> Conflict | UsageError:

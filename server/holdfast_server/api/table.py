@@ -41,8 +41,7 @@ _STREAM = RawAnswer(is_streamed=True)
 _FETCH = RawBody(limits.FETCH_IDS_MAX * HASH_BYTES)
 _HAVE = RawBody(limits.HAVE_IDS_MAX * HASH_BYTES)
 _MANIFEST = RawBody(limits.MANIFEST_BYTES_MAX)
-_RESULT = RawBody(limits.RESULT_BYTES_MAX, seconds=600.0, media="application/json")
-"""Ten minutes: a throttled agent sends its names at the pace that it was given."""
+_RESULT = StreamedBody("application/json")
 
 _CLIENT = Parameter("client", "only of this client: DOMAIN/NAME")
 _NUMBER_AFTER = Parameter("after", "`next` of the page before, or the last number seen", "integer")

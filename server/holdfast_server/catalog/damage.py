@@ -61,6 +61,15 @@ def is_confirmed(tx: Tx, domain_key: int, chunk_id: bytes, object_key: int, offs
     return tx.execute(query.limit(1)).first() is not None
 
 
+def unconfirmed_of(tx: Tx, domain_key: int, reporter: str) -> int:
+    """Return how many copies a reporter could not open in which the server found nothing wrong."""
+    table = damage_reports.c
+    query = select(func.count()).where(
+        table.domain_key == domain_key, table.reporter == reporter, ~table.confirmed
+    )
+    return tx.execute(query).scalar_one()
+
+
 def reporters(tx: Tx, domain_key: int, chunk_id: bytes, object_key: int, offset: int) -> int:
     """Return how many different clients could not open this copy.
 

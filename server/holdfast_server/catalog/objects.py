@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from sqlalchemy import RowMapping, func, insert, select, update
+from sqlalchemy import RowMapping, case, func, insert, select, update
 
 from holdfast_contract.errors import Conflict
 from holdfast_server.catalog.connection import Tx
@@ -69,6 +69,18 @@ def unused(tx: Tx, session_key: int) -> int:
     query = select(func.count()).select_from(objects)
     where = (objects.c.session_key == session_key, objects.c.state == ObjectState.REGISTERED)
     return tx.execute(query.where(*where)).scalar_one()
+
+
+def of_session(tx: Tx, session_key: int, kind: ObjectKind) -> tuple[int, int, int]:
+    """Return how many names of a kind a session has, how many are stored, and their bytes."""
+    stored = objects.c.state == ObjectState.STORED
+    query = select(
+        func.count(),
+        func.coalesce(func.sum(case((stored, 1), else_=0)), 0),
+        func.coalesce(func.sum(objects.c.length), 0),
+    ).where(objects.c.session_key == session_key, objects.c.kind == kind)
+    names, count, length = tx.execute(query).one()
+    return names, count, length
 
 
 def mark_stored(tx: Tx, key: int, *, length: int, digest: bytes) -> bool:

@@ -58,7 +58,7 @@ class WebSocketChannel:
         self._socket = web.WebSocketResponse(
             heartbeat=HEARTBEAT_SECONDS,
             compress=False,
-            max_msg_size=limits.MESSAGE_BYTES_MAX,
+            max_msg_size=limits.AGENT_MESSAGE_BYTES_MAX,
             timeout=CLOSE_SECONDS,
         )
 

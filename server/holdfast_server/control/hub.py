@@ -11,6 +11,7 @@ from holdfast_contract.ids import ClientName, DomainId
 from holdfast_contract.protocol.control import Browse, Hello, Message, Refuse
 from holdfast_server.catalog.scopes import Scope
 from holdfast_server.control.channel import Channel
+from holdfast_server.control.shares import Share, Shares
 
 WAITING_MESSAGES_MAX = 1024
 """An agent that does not read so many messages is disconnected."""
@@ -39,6 +40,8 @@ class AgentConnection:
         self.is_ready = False
         """Jobs and queries may be sent: what went on before has been sorted out."""
         self.is_open = True
+        self.share = Share()
+        """What the client may take of the server at once."""
 
     @property
     def client(self) -> ClientName:
@@ -99,6 +102,7 @@ class Hub:
     def __init__(self) -> None:
         self._by_client: dict[ClientName, AgentConnection] = {}
         self._by_token: dict[bytes, AgentConnection] = {}
+        self._shares = Shares()
 
     def __len__(self) -> int:
         return len(self._by_client)
@@ -113,6 +117,7 @@ class Hub:
         if older is not None:
             self._by_token.pop(older.token_hash, None)
             older.end(Fenced("a newer connection with this identity has taken over"))
+        connection.share = self._shares.of(connection.client)
         self._by_client[connection.client] = connection
         self._by_token[connection.token_hash] = connection
         return older

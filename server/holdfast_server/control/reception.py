@@ -15,6 +15,8 @@ from holdfast_contract.errors import (
     InvalidInput,
     NotAuthenticated,
     NotFound,
+    TooMany,
+    Unreachable,
     UnsupportedVersion,
 )
 from holdfast_contract.ids import ClientName
@@ -44,6 +46,7 @@ from holdfast_server.control.events import Events
 from holdfast_server.control.hub import AgentConnection, Hub, Proven
 from holdfast_server.control.lifecycle import JobLife
 from holdfast_server.control.queries import Queries
+from holdfast_server.control.shares import Pace
 from holdfast_server.control.workers import Workers
 from holdfast_server.repository import Repository
 
@@ -51,6 +54,16 @@ _log = get_logger(__name__)
 
 HELLO_SECONDS = 30.0
 """How long an agent may take for its proof."""
+UNPROVEN_MAX = 1280
+"""Channels without a proof: a thousand agents that come back at once, and room beside them. One
+more ends the oldest: an agent proves itself in milliseconds."""
+PROOFS_BURST = 60
+PROOFS_PER_SECOND = 0.5
+"""Proofs of one client: two processes with one identity that fence each other for ever must not
+keep the server busy, nor fill its events. A lone agent comes back more slowly than that."""
+MESSAGES_BURST = 500
+MESSAGES_PER_SECOND = 20.0
+"""Messages of one agent: it tells its progress once a second. Faster ones wait in the socket."""
 NONCE_BYTES = 32
 
 
@@ -84,24 +97,32 @@ class Reception:
         self._random = random
         self._version = version
         self._parting: set[asyncio.Task[None]] = set()
+        self._unproven: dict[Channel, None] = {}
+        self._proofs: dict[ClientName, Pace] = {}
 
     async def serve(self, channel: Channel) -> None:
         """Serve one connection until it ends."""
         try:
             proven, welcome = await self._greet(channel)
         except HoldfastError as error:
-            _log.warning("a control connection was refused", error=error)
-            if isinstance(error, NotAuthenticated):
-                # Not whom it claims to be: nobody has proven anything.
-                await self._events.refused(
-                    "a control connection without a proof that counts", code=error.code
-                )
-            await channel.send(Refuse(code=error.code, message=error.message))
-            await channel.close()
+            await self._turn_away(channel, error)
             return
         connection = AgentConnection(channel, proven, self._clock.now_ns())
         with bind(client=connection.client):
             await self._serve_proven(channel, connection, welcome)
+
+    async def _turn_away(self, channel: Channel, error: HoldfastError) -> None:
+        _log.warning("a control connection was refused", error=error)
+        if isinstance(error, TooMany):
+            client = str(error.details["client"])
+            what = "a client proves its identity again and again"
+            await self._events.refused(what, caller=client, client=client, code=error.code)
+        elif not isinstance(error, Unreachable):
+            # Not whom it claims to be: nobody has proven anything.
+            what = "a control connection without a proof that counts"
+            await self._events.refused(what, code=error.code)
+        await channel.send(Refuse(code=error.code, message=error.message))
+        await channel.close()
 
     async def _greet(self, channel: Channel) -> tuple[Proven, Welcome]:
         """Prove who is there.
@@ -109,7 +130,47 @@ class Reception:
         Raises:
             NotAuthenticated: not a client, revoked, or not its current key; told alike.
             UnsupportedVersion, InvalidInput: not a hello of this protocol.
+            TooMany: the client proves itself again and again.
+            Unreachable: the channel was closed before that.
         """
+        self._make_room()
+        self._unproven[channel] = None
+        try:
+            nonce, hello = await self._challenge(channel)
+        finally:
+            self._unproven.pop(channel, None)
+        proven, row, token = await self._workers.run(self._prove, nonce, hello)
+        self._check_pace(proven.client)
+        await self._workers.run(self._note, proven)
+        return proven, _welcome(row, token)
+
+    def _make_room(self) -> None:
+        while len(self._unproven) >= UNPROVEN_MAX:
+            oldest = next(iter(self._unproven))
+            del self._unproven[oldest]
+            closing = asyncio.create_task(oldest.close("others wait"))
+            self._parting.add(closing)
+            closing.add_done_callback(self._parting.discard)
+
+    def _check_pace(self, client: ClientName) -> None:
+        """Raise TooMany where a client proves itself again and again.
+
+        There is a pace for each client that ever proved itself: as many as clients.
+        """
+        pace = self._proofs.get(client)
+        if pace is None:
+            time = asyncio.get_running_loop().time
+            pace = Pace(time, per_second=PROOFS_PER_SECOND, burst=PROOFS_BURST)
+            self._proofs[client] = pace
+        if pace.step():
+            raise TooMany(
+                "this identity connects again and again",
+                hint="do two agents have the same state directory?",
+                client=client,
+            )
+
+    async def _challenge(self, channel: Channel) -> tuple[bytes, Hello]:
+        """Return the hello that answers a fresh nonce; its proof is not looked at yet."""
         nonce = self._random(NONCE_BYTES)
         await channel.send(
             Challenge(
@@ -124,15 +185,17 @@ class Reception:
                 hello = await channel.receive()
         except TimeoutError as exc:
             raise NotAuthenticated("no proof came in time") from exc
+        if hello is None:
+            raise Unreachable("the channel was closed before its proof")
         if not isinstance(hello, Hello):
             raise InvalidInput("the first message is not a hello")
         if hello.protocol != PROTOCOL_VERSION:
             raise UnsupportedVersion(
                 f"protocol {hello.protocol}; this server speaks {PROTOCOL_VERSION}"
             )
-        return await self._workers.run(self._prove, nonce, hello)
+        return nonce, hello
 
-    def _prove(self, nonce: bytes, hello: Hello) -> tuple[Proven, Welcome]:
+    def _prove(self, nonce: bytes, hello: Hello) -> tuple[Proven, ClientRecord, str]:
         unknown = NotAuthenticated(
             "not a client with this identity, or revoked", hint="enrol the client again"
         )
@@ -147,19 +210,22 @@ class Reception:
         proof = hello_proof(nonce, hello.identity, hello.client)
         if not verify_signature(identity.sign_key, hello.signature, proof):
             raise unknown
+        domain = domains.get(self._catalog, client.domain)
+        token = new_token(TokenKind.CONNECTION, self._random)
+        proven = Proven(client, domain.domain, hello, identity.sign_key, hash_token(token))
+        return proven, row, token
+
+    def _note(self, proven: Proven) -> None:
+        hello = proven.hello
         clients.seen(
             self._catalog,
-            client,
+            proven.client,
             version=hello.agent_version[:100],
             roots=hello.roots,
             restore=hello.restore.value,
             restore_roots=hello.restore_roots,
             browse=hello.browse.value,
         )
-        domain = domains.get(self._catalog, client.domain)
-        token = new_token(TokenKind.CONNECTION, self._random)
-        proven = Proven(client, domain.domain, hello, identity.sign_key, hash_token(token))
-        return proven, _welcome(row, token)
 
     async def _serve_proven(
         self, channel: Channel, connection: AgentConnection, welcome: Welcome
@@ -210,7 +276,11 @@ class Reception:
         await self._events.add("connected", "the agent is connected", client=client, agent=version)
 
     async def _hear(self, channel: Channel, connection: AgentConnection) -> None:
+        time = asyncio.get_running_loop().time
+        pace = Pace(time, per_second=MESSAGES_PER_SECOND, burst=MESSAGES_BURST)
         while (message := await channel.receive()) is not None:
+            if seconds := pace.step():
+                await asyncio.sleep(seconds)
             # A client that was revoked is told so and then closed: what it still says is not heard.
             if not (connection.is_open and self._hub.is_current(connection)):
                 return

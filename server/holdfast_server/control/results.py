@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from holdfast_contract.clock import Clock
+from holdfast_contract.errors import TooMany
 from holdfast_contract.limits import MIB
 
 KEPT_SECONDS = 600.0
@@ -13,6 +16,8 @@ UNFINISHED_SECONDS = 6 * 3600.0
 """How long names wait for the end of their job; an agent sends them again with a later end."""
 TOTAL_BYTES_MAX = 256 * MIB
 """Beyond it the oldest are forgotten early: their counts remain."""
+ARRIVING_BYTES_MAX = 128 * MIB
+"""Results that are arriving at once: two of the largest, or a thousand of the usual."""
 
 
 @dataclass
@@ -29,6 +34,28 @@ class Results:
         self._clock = clock
         self._kept: dict[str, _Kept] = {}
         self._total_bytes_max = total_bytes_max
+        self._arriving = 0
+
+    @contextmanager
+    def arrival(self) -> Iterator[Callable[[int], None]]:
+        """Count what arrives of one result inside the block.
+
+        Raises:
+            TooMany: (what it gives, when told of more bytes) much is arriving at this moment.
+        """
+        mine = 0
+
+        def arrived(count: int) -> None:
+            nonlocal mine
+            if self._arriving + count > ARRIVING_BYTES_MAX:
+                raise TooMany("many results are arriving at this moment")
+            self._arriving += count
+            mine += count
+
+        try:
+            yield arrived
+        finally:
+            self._arriving -= mine
 
     def put(self, job: str, body: bytes, sealed: bytes | None) -> None:
         """Keep the names of a job that is about to end; a later body replaces an earlier one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from holdfast_contract.protocol.control import JobState
-from holdfast_contract.protocol.http import JobResult
+from holdfast_server.control.reported import ReportedResult, ReportedRow
 
 _COUNTS = {
     "backup": (
@@ -46,7 +46,7 @@ def summary_of(  # noqa: PLR0913  # one argument for each thing that a summary i
     skipped_count: int,
     not_exact_count: int,
     is_dry_run: bool,
-    names: JobResult | None,
+    names: ReportedResult | None,
 ) -> dict[str, Any]:
     """Return the summary of a job that is over.
 
@@ -80,7 +80,7 @@ def summary_of(  # noqa: PLR0913  # one argument for each thing that a summary i
     return summary
 
 
-def _rows(rows: list[dict[str, Any]] | None, count: int) -> list[dict[str, Any]] | None:
+def _rows(rows: list[ReportedRow] | None, count: int) -> list[ReportedRow] | None:
     if rows is None and not count:
         return []
     return rows

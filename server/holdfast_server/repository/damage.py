@@ -32,6 +32,9 @@ from holdfast_server.repository.references import References
 SERVER: Final = reports.SERVER
 _MARKED_AT_ONCE: Final = 256
 """Copies marked in one transaction, and by one journal object, where a pack is looked through."""
+UNCONFIRMED_MAX: Final = 1000
+"""Reports of one client that are kept although the server found nothing wrong: a liar must not fill
+the catalog, nor the events. More are answered and forgotten."""
 _log = get_logger(__name__)
 
 
@@ -116,6 +119,9 @@ class Damage:
         def work(tx: Tx) -> int | None:
             now = state.receive_time(tx, self._parts.clock)
             key = (domain.key, copy.chunk_id, copy.object_key, copy.offset)
+            is_word = not is_wrong and not is_administrator
+            if is_word and reports.unconfirmed_of(tx, domain.key, said[0]) >= UNCONFIRMED_MAX:
+                return None
             is_new = reports.add(tx, Report(*key, *said, now, is_wrong))
             believed = is_wrong or is_administrator or reports.reporters(tx, *key) > 1
             if believed:

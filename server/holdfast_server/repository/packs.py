@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from threading import Lock
 from typing import Final
 
@@ -15,7 +16,7 @@ from holdfast_contract.format.pack import (
 )
 from holdfast_contract.format.refs import HASH_BYTES
 from holdfast_contract.ids import ClientName
-from holdfast_contract.limits import MIB, PACK_BYTES_MAX
+from holdfast_contract.limits import KIB, MIB, PACK_BYTES_MAX
 from holdfast_server.catalog import chunks, state
 from holdfast_server.catalog.chunks import Uploaded
 from holdfast_server.catalog.connection import Tx
@@ -27,6 +28,12 @@ from holdfast_server.repository.sessions import Sessions, Uploader, require_name
 
 BUFFERS_BYTES_MAX: Final = 512 * MIB
 """All packs that are arriving at once: 32 of the size that agents aim at."""
+CLIENT_BYTES_MAX: Final = 2 * PACK_BYTES_MAX
+"""Packs of one client that are arriving at once: an agent sends two."""
+SLOW_SECONDS: Final = 30.0
+SLOW_BYTES_PER_SECOND: Final = 64 * KIB
+"""A pack that took longer than that and came more slowly loses its place once others need it: who
+sends a byte now and then must not keep the server from the rest. Its sender may send it again."""
 
 
 class PackUpload:
@@ -37,9 +44,28 @@ class PackUpload:
         self._uploader = uploader
         self._ulid = ulid
         self._buffer = bytearray(length)
-        self._length = length
+        self.length = length
         self._filled = 0
         self._is_over = False
+        self._is_evicted = False
+        self._lock = Lock()
+        self._begun = packs.now()
+
+    @property
+    def client_key(self) -> int:
+        """Whose pack it is."""
+        return self._uploader.client.key
+
+    def is_slow(self, now: float) -> bool:
+        """Tell whether its place may be taken for another."""
+        seconds = now - self._begun
+        return seconds > SLOW_SECONDS and self._filled < seconds * SLOW_BYTES_PER_SECOND
+
+    def evict(self) -> None:
+        """Take its place away; the next `write` says so."""
+        with self._lock:
+            self._is_evicted = not self._is_over
+        self.abort()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes.
@@ -47,10 +73,20 @@ class PackUpload:
         Raises:
             InvalidInput: the first of them are not the header of a pack of this domain.
             TooLarge: more than announced.
+            TooMany: it came slowly, and its place was needed.
         """
+        with self._lock:
+            self._require_place()
+            self._append(data)
+
+    def _require_place(self) -> None:
+        if self._is_evicted:
+            raise TooMany("the pack came too slowly, and others needed its place")
         assert not self._is_over
+
+    def _append(self, data: bytes | bytearray | memoryview) -> None:
         had, self._filled = self._filled, self._filled + len(data)
-        if self._filled > self._length:
+        if self._filled > self.length:
             raise TooLarge("the pack is longer than announced")
         self._buffer[had : self._filled] = data
         if had < HEADER_BYTES <= self._filled:
@@ -68,19 +104,25 @@ class PackUpload:
             Conflict: other bytes lie under the name.
             NoSpace, StoreFailed: nothing counts; the same pack can be sent again.
         """
+        with self._lock:
+            self._require_place()
+            # From here on it is no longer slow: nobody takes the place of what is being stored.
+            self._begun = self._packs.now()
+            buffer = self._buffer
         try:
-            if self._filled != self._length:
+            if self._filled != self.length:
                 raise InvalidInput("the pack is shorter than announced")
-            self._packs.accept(self._uploader, self._ulid, self._buffer)
+            self._packs.accept(self._uploader, self._ulid, buffer)
         finally:
             self.abort()
 
     def abort(self) -> None:
         """Drop what has arrived; does nothing after `commit`."""
-        if not self._is_over:
-            self._is_over = True
+        with self._lock:
+            was_over, self._is_over = self._is_over, True
             self._buffer = bytearray()
-            self._packs.release(self._length)
+        if not was_over:
+            self._packs.release(self)
 
 
 class Packs:
@@ -91,7 +133,17 @@ class Packs:
         self._sessions = sessions
         self._deposits = deposits
         self._lock = Lock()
-        self._arriving = 0
+        self._uploads: set[PackUpload] = set()
+
+    def now(self) -> float:
+        """Return seconds of the clock that only goes on."""
+        return self._parts.clock.monotonic()
+
+    @property
+    def arriving_bytes(self) -> int:
+        """Room that the packs take which are arriving."""
+        with self._lock:
+            return _room_of(self._uploads)
 
     def begin(self, client: ClientName, session: str, ulid: str, length: int) -> PackUpload:
         """Begin a pack of `length` bytes under a name that the session has reserved.
@@ -115,17 +167,30 @@ class Packs:
             raise NoSpace(
                 "the store is full", hint="free room in the store, or make its file system larger"
             )
+        for slow in self._in_the_way(length):
+            slow.evict()
         with self._lock:
-            if self._arriving + length > BUFFERS_BYTES_MAX:
+            mine = {each for each in self._uploads if each.client_key == uploader.client.key}
+            if _room_of(mine) + length > CLIENT_BYTES_MAX:
+                raise TooMany("many packs of this client are arriving at this moment")
+            if _room_of(self._uploads) + length > BUFFERS_BYTES_MAX:
                 raise TooMany("many packs are arriving at this moment")
-            self._arriving += length
-        return PackUpload(self, uploader, ulid, length)
+            upload = PackUpload(self, uploader, ulid, length)
+            self._uploads.add(upload)
+        return upload
 
-    def release(self, length: int) -> None:
+    def _in_the_way(self, length: int) -> list[PackUpload]:
+        """Return the slow uploads, if there is no room for `length` bytes beside them."""
+        now = self.now()
+        with self._lock:
+            if _room_of(self._uploads) + length <= BUFFERS_BYTES_MAX:
+                return []
+            return [each for each in self._uploads if each.is_slow(now)]
+
+    def release(self, upload: PackUpload) -> None:
         """Give back the room of an upload that is over."""
         with self._lock:
-            self._arriving -= length
-            assert self._arriving >= 0
+            self._uploads.remove(upload)
 
     def accept(self, uploader: Uploader, ulid: str, data: bytearray) -> None:
         """Check, store and index a whole pack; see `PackUpload.commit`."""
@@ -141,6 +206,10 @@ class Packs:
         # All other bytes follow from the footer, once it is checked: its hash is that of the pack.
         digest = bytes(data[-TRAILER_BYTES : HASH_BYTES - TRAILER_BYTES])
         self._deposits.put(ObjectKind.PACK, domain.domain, ulid, data, index, digest=digest)
+
+
+def _room_of(uploads: Iterable[PackUpload]) -> int:
+    return sum(each.length for each in uploads)
 
 
 def _check_epochs(entries: list[PackEntry], known: frozenset[int]) -> None:

@@ -125,6 +125,10 @@ class Grant:
         wanted = self._wanted(ids)
         return self._answers([wanted[chunk_id] for chunk_id in ids])
 
+    def allows(self, chunk_id: bytes) -> bool:
+        """Tell whether the grant covers a chunk: only of such a one may its holder say anything."""
+        return bool(self._allowed([chunk_id]))
+
     def _wanted(self, ids: Sequence[bytes]) -> dict[bytes, _Wanted]:
         allowed = self._allowed(ids)
         with self._reading.parts.catalog.read() as tx:

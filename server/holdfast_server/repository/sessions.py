@@ -7,12 +7,12 @@ from typing import Final, NamedTuple
 
 from holdfast_contract.errors import InvalidInput, NotFound, Refused, TooMany
 from holdfast_contract.ids import ClientName, SessionId
-from holdfast_contract.limits import HAVE_IDS_MAX, RESERVED_NAMES_MAX
+from holdfast_contract.limits import HAVE_IDS_MAX, MIB, RESERVED_NAMES_MAX
 from holdfast_server.catalog import chunks, clients, domains, objects, sessions
 from holdfast_server.catalog.clients import ClientRecord
 from holdfast_server.catalog.connection import Tx
 from holdfast_server.catalog.domains import DomainRecord
-from holdfast_server.catalog.schema import ObjectKind
+from holdfast_server.catalog.schema import ObjectKind, ObjectState
 from holdfast_server.catalog.sessions import SessionRow
 from holdfast_server.repository.names import kind_of_folder
 from holdfast_server.repository.parts import Parts
@@ -23,6 +23,13 @@ FIRST_PACKS: Final = 4
 row for ever."""
 UNUSED_NAMES_MAX: Final = 1024
 """Names without an object that one session may hold."""
+SMALL_PACKS_MAX: Final = 1024
+BYTES_A_PACK: Final = MIB
+"""Beyond so many packs a session gets a name for each so many bytes that it has stored: an agent
+closes a pack at 16 MiB, and each pack is rows and a file for ever."""
+LISTS_MAX: Final = 16
+"""Refs, and manifests, that one session may store: one for each round of its commit, more for what
+a restart sends again. They may use the reserve of a full store."""
 EPOCH_MAX: Final = (1 << 32) - 1
 _UPLOADED: Final = (ObjectKind.PACK, ObjectKind.REFS, ObjectKind.MANIFEST)
 
@@ -155,11 +162,23 @@ def _active_client(tx: Tx, client: ClientName) -> ClientRecord:
 def _register(tx: Tx, row: SessionRow, kind: ObjectKind, names: list[str], now: int) -> None:
     if objects.unused(tx, row.key) + len(names) > UNUSED_NAMES_MAX:
         raise TooMany("the session holds many names that it has not used")
+    if kind is ObjectKind.PACK:
+        had, _, stored_bytes = objects.of_session(tx, row.key, kind)
+        if had + len(names) > SMALL_PACKS_MAX + stored_bytes // BYTES_A_PACK:
+            raise TooMany("the session has stored many packs that are very small")
     objects.register(tx, names, kind, now_ns=now, domain_key=row.domain_key, session_key=row.key)
 
 
 def require_name(tx: Tx, uploader: Uploader, ulid: str, kind: ObjectKind) -> None:
-    """Raise NotFound unless `ulid` was reserved for such an object in this session."""
+    """Raise NotFound unless `ulid` was reserved for such an object in this session.
+
+    Raises:
+        TooMany: the session has stored many objects of this kind.
+    """
     row = objects.find(tx, ulid)
     if row is None or row.session_key != uploader.session.key or row.kind is not kind:
         raise NotFound(f"no such name in this session: {ulid[:40]}")
+    if kind is not ObjectKind.PACK and row.state is ObjectState.REGISTERED:
+        _, stored, _ = objects.of_session(tx, row.session_key, kind)
+        if stored >= LISTS_MAX:
+            raise TooMany(f"the session has stored {stored} objects of this kind already")

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from holdfast_contract.clock import rfc3339
 from holdfast_contract.errors import Ambiguous, InvalidInput, NotFound
 from holdfast_contract.ids import ClientName
+from holdfast_contract.limits import COUNT_MAX
 from holdfast_server.catalog import snapshots
 from holdfast_server.catalog.connection import Tx
 from holdfast_server.catalog.scopes import EVERYWHERE, Scope
@@ -114,7 +115,12 @@ def parse_moment(text: str) -> Moment:
     digits = "" if fraction is None else fraction[1][:9]
     first = (whole.days * 86_400 + whole.seconds) * 10**9 + int(digits.ljust(9, "0"))
     length = 86_400 * 10**9 if is_date else 10 ** (9 - len(digits))
-    return Moment(first, first + length - 1)
+    return Moment(_within(first), _within(first + length - 1))
+
+
+def _within(time_ns: int) -> int:
+    """Return `time_ns`, or the end of time as the catalog keeps it (the years 1677 and 2262)."""
+    return max(-COUNT_MAX, min(time_ns, COUNT_MAX))
 
 
 def _no_moment(text: str) -> InvalidInput:
