@@ -240,6 +240,13 @@ class ActedAgent:
                 await self._news.wait()
         return self.of(kind)[count - 1]
 
+    async def coming(self, kind: type[M], count: int) -> M:
+        """Wait for the `count`th message of one kind, however long it takes."""
+        while len(self.of(kind)) < count:
+            self._news.clear()
+            await self._news.wait()
+        return self.of(kind)[count - 1]
+
     async def until_closed(self) -> None:
         """Wait until the server closed the channel."""
         async with asyncio.timeout(SECONDS):
