@@ -26,6 +26,9 @@ NAME_BYTES_MAX: Final = 255
 """Longest name of one entry, as in Linux."""
 DEPTH_MAX: Final = 4096
 """Deepest directory below a snapshot's root."""
+WALK_PATH_BYTES_MAX: Final = 32 * KIB
+"""Longest path of a directory that a backup enters: a walk holds one for every level (67 MB at
+DEPTH_MAX), and the path it stands at fits into a message. The kernel takes 4,096 at once."""
 INLINE_BYTES_MAX: Final = 64 * KIB
 """An entry's extent list or attribute values longer than this lie in blocks of their own."""
 SMALL_FILE_BYTES_MAX: Final = 512 * KIB
@@ -80,6 +83,9 @@ JSON_BODY_BYTES_MAX: Final = MIB
 """Largest JSON request body."""
 PAGE_ROWS_MAX: Final = 1000
 """Most rows of one page of a list."""
+AVOIDED_IDS_MAX: Final = 262_144
+"""Most ids of damaged or missing chunks that an agent takes from its server for one job: 30 MB.
+Those beyond are met by the next round, or the next backup."""
 COMMIT_ROUNDS_MAX: Final = 5
 """How often a commit may be answered with missing chunks before the job fails."""
 RESERVED_NAMES_MAX: Final = 64

@@ -8,10 +8,14 @@ from typing import Final
 from holdfast_agent.engine.entries import EntryDraft
 from holdfast_agent.engine.source import Row
 from holdfast_agent.tree.entry import Content, EntryFlag, Stat
-from holdfast_contract.limits import REPORTED_NAMES_MAX
+from holdfast_contract.limits import MIB, REPORTED_NAMES_MAX
 
 _GROUPS_MAX: Final = 500_000
 """Hard-link groups remembered, about 50 MB; names beyond count their bytes each."""
+_ROWS_BYTES_MAX: Final = 32 * MIB
+"""Of all rows together: who shares the volume makes names as long and as many as he likes."""
+_ROW_BYTES: Final = 160
+"""What a row takes beside its path."""
 
 
 @dataclass
@@ -36,10 +40,13 @@ class Tally:
     notes: list[Row] = field(default_factory=list)
     """What was left out on purpose: no skips."""
     _groups: set[bytes] = field(default_factory=set)
+    _room: int = _ROWS_BYTES_MAX
 
     def list_row(self, row: Row) -> None:
         """Add a row to the report."""
-        if len(self.rows) < REPORTED_NAMES_MAX:
+        size = len(row.path) + _ROW_BYTES
+        if len(self.rows) < REPORTED_NAMES_MAX and size <= self._room:
+            self._room -= size
             self.rows.append(row)
         else:
             self.more_rows += 1

@@ -29,7 +29,7 @@ from holdfast_agent.tree.page import (
     encode_stat_part,
     page_stat_part,
 )
-from holdfast_contract.limits import DEPTH_MAX
+from holdfast_contract.limits import DEPTH_MAX, WALK_PATH_BYTES_MAX
 
 _DIRECTORY: Final = int(EntryType.DIRECTORY)
 _NO_EXTENTS: Final = Content()
@@ -342,6 +342,8 @@ class Walk:
         try:
             if depth >= DEPTH_MAX - 1:
                 raise Unreadable("too-deep", f"more than {DEPTH_MAX} directories deep")
+            if len(here) > WALK_PATH_BYTES_MAX:
+                raise Unreadable("too-deep", f"a path of more than {WALK_PATH_BYTES_MAX} bytes")
             is_entered = place.enter(stat.name)
         except Unreadable as why:
             self._paging.drop_below(here)

@@ -18,7 +18,7 @@ from holdfast_agent.engine.memory import plan_memory
 from holdfast_agent.engine.rounds import run_dry
 from holdfast_agent.engine.shipping import Shipping
 from holdfast_agent.jobs.backup_cache import Rebuilding, describes, open_cache
-from holdfast_agent.jobs.backup_commit import CommitRounds, require_something
+from holdfast_agent.jobs.backup_commit import CommitRounds, check_own_commit, require_something
 from holdfast_agent.jobs.backup_job import BackupJob, BackupTools
 from holdfast_agent.jobs.backup_source import VolumeSource
 from holdfast_agent.jobs.outcome import Outcome, decode_outcome
@@ -28,6 +28,7 @@ from holdfast_agent.state.journal import SignedCommit
 from holdfast_agent.state.memory import Memory, Remembered
 from holdfast_agent.tree.known import KnownTreeLost
 from holdfast_contract.errors import Cancelled, HoldfastError, Retry
+from holdfast_contract.format.manifest import snapshot_id
 from holdfast_contract.ids import ZERO_HASH
 from holdfast_contract.logs import get_logger
 from holdfast_contract.protocol import control
@@ -134,6 +135,8 @@ def _commit_again(job: BackupJob, uploads: OpenUploads) -> Outcome | None:
         return None
     if not isinstance(answer, Committed):
         return None
+    if answer.snapshot != snapshot_id(known.signed.manifest):
+        check_own_commit(job, answer.snapshot, known.signed.seq)
     job.remember(Remembered(known.signed.seq, answer.snapshot))
     cache = open_cache(job.tools.state)
     if cache is not None:
@@ -232,6 +235,8 @@ def _parent_in(job: BackupJob, cache: TreeCache | None) -> CacheHeader | None:
         return None
     header = describes(cache, job.parent, job.tools.keys)
     if header is None:
-        rebuilding = Rebuilding(cache, job.chunks, job.tools.keys, job.cancel)
+        rebuilding = Rebuilding(
+            cache, job.chunks, job.tools.keys, job.cancel, client=job.record.client
+        )
         header = rebuilding.run(job.parent, job.progress)
     return header

@@ -13,7 +13,13 @@ from holdfast_agent.tree.block import block_ids, decode_extents_block
 from holdfast_agent.tree.entry import EntryType, Extent
 from holdfast_agent.tree.known import KnownTreeLost, NewPage
 from holdfast_agent.tree.page import decode_page, page_ids
-from holdfast_contract.errors import Damaged, HoldfastError, InvalidInput, UnsupportedVersion
+from holdfast_contract.errors import (
+    Damaged,
+    HoldfastError,
+    InvalidInput,
+    Refused,
+    UnsupportedVersion,
+)
 from holdfast_contract.ids import ChunkId
 from holdfast_contract.logs import get_logger
 
@@ -43,12 +49,19 @@ class Rebuilding:
     """Makes a cache anew from the parent snapshot, page by page."""
 
     def __init__(
-        self, cache: TreeCache, chunks: ChunkSource, keys: DomainKeys, cancel: Cancel
+        self,
+        cache: TreeCache,
+        chunks: ChunkSource,
+        keys: DomainKeys,
+        cancel: Cancel,
+        *,
+        client: str,
     ) -> None:
         self._cache = cache
         self._source = chunks
         self._keys = keys
         self._cancel = cancel
+        self._client = client
 
     def run(self, parent: bytes, progress: Progress) -> CacheHeader | None:
         """Fill the cache with the snapshot `parent`; None when the server does not give it.
@@ -57,12 +70,18 @@ class Rebuilding:
 
         Raises:
             WrongKey: the parent is of another domain.
+            Refused: it is a snapshot of another client, whose word about this one's files would
+                count.
         """
         self._cache.clear()
         self._cache.begin()
         reader = ChunkReader(self._keys, self._source)
         try:
             snapshot = Snapshot(parent, keys=self._keys, source=self._source, chunks=reader)
+            if snapshot.body.client != self._client:
+                raise Refused(
+                    "the server names a snapshot of another client as the parent of this backup"
+                )
             refs = RecordSorter(32)
             for found in snapshot.walk(on_damage=_note_damage):
                 self._cancel.check()

@@ -16,6 +16,7 @@ import msgspec
 from holdfast_agent.config import VERSION
 from holdfast_agent.crypto.records import sign_manifest
 from holdfast_agent.engine.context import BackupContext
+from holdfast_agent.engine.history import read_manifest
 from holdfast_agent.engine.mending import mend
 from holdfast_agent.engine.refs import BuiltRefs, RefsBase
 from holdfast_agent.engine.rounds import Round, run_round
@@ -33,7 +34,12 @@ from holdfast_agent.state.memory import Remembered
 from holdfast_agent.tree.entry import EntryType
 from holdfast_agent.tree.known import KnownTree, NothingKnown
 from holdfast_agent.tree.page import decode_page
-from holdfast_contract.errors import HoldfastError, MissingChunks, NothingRead
+from holdfast_contract.errors import (
+    HistoryRegressed,
+    HoldfastError,
+    MissingChunks,
+    NothingRead,
+)
 from holdfast_contract.format.identity import identity_hash
 from holdfast_contract.format.manifest import ManifestBody, dataset_id, snapshot_id
 from holdfast_contract.ids import ZERO_HASH, ChunkId
@@ -201,6 +207,8 @@ class CommitRounds:
         return answer if isinstance(answer, Missing) else self._stands(answer, body.seq, outcome)
 
     def _stands(self, answer: Committed, seq: int, outcome: Outcome) -> Outcome:
+        if answer.snapshot != outcome.finished.snapshot:
+            check_own_commit(self._job, answer.snapshot, seq)
         self._job.remember(Remembered(seq, answer.snapshot))
         if answer.snapshot == outcome.finished.snapshot:
             if self._cache is not None:
@@ -267,6 +275,25 @@ class CommitRounds:
             consistency="crash",
             report=done.report,
             agent_version=VERSION,
+        )
+
+
+def check_own_commit(job: BackupJob, snapshot: bytes, seq: int) -> None:
+    """Return if `snapshot`, which no manifest at hand makes, is what this job committed before.
+
+    The memory moves forward only along what is verified: an answer is the server's word alone.
+
+    Raises:
+        HistoryRegressed: it is not number `seq` of this client, after the head of the order.
+        WrongKey, Damaged: its manifest is not one of this domain, or not right.
+    """
+    body = read_manifest(snapshot, keys=job.tools.keys, chunks=job.chunks).body
+    prev = job.order.head if job.order.head_seq else ZERO_HASH
+    if (body.client, body.seq, body.prev) != (job.record.client, seq, prev):
+        raise HistoryRegressed(
+            "the server answered the commit with a snapshot that is not the one committed",
+            hint="the server is not to be trusted with this client's history",
+            shown=seq,
         )
 
 

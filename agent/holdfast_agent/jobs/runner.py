@@ -13,6 +13,8 @@ from holdfast_contract.logs import bind, get_logger
 from holdfast_contract.protocol import control
 
 _log = get_logger(__name__)
+_CURRENT_BYTES_MAX = 4096
+"""Of the path in a progress message: it is for people, and a path may be longer than a message."""
 
 Order = control.Backup | control.Restore | control.Verify
 Work = Callable[["JobRun"], Outcome]
@@ -59,7 +61,7 @@ class JobRun:
             job=self.job,
             phase=self.progress.phase_name,
             counts=self.progress.counts(self.sent()),
-            current=self.progress.path,
+            current=self.progress.path[:_CURRENT_BYTES_MAX],
             moved=self.progress.moved + self.sent(),
         )
 

@@ -18,7 +18,7 @@ from holdfast_agent.restore.comparison import (
     standing_of,
 )
 from holdfast_agent.restore.destination import Spot
-from holdfast_agent.restore.failures import EntryFailed, InTheWay
+from holdfast_agent.restore.failures import EntryFailed, InTheWay, Vanished
 from holdfast_agent.restore.metadata import What
 from holdfast_agent.restore.steps import (
     FileWork,
@@ -37,7 +37,7 @@ from holdfast_agent.restore.writer import ExistingFile
 from holdfast_agent.snapshots.snapshot import Found, Snapshot
 from holdfast_agent.sources.directory import Identity, open_handle
 from holdfast_agent.tree.entry import HOLE_CHUNK, Content, Entry, EntryType, Extent, Stat
-from holdfast_contract.errors import Damaged, NotFound
+from holdfast_contract.errors import Damaged
 from holdfast_contract.limits import MIB
 from holdfast_contract.protocol.control import Overwrite
 
@@ -93,7 +93,7 @@ class Decider:
             return False
         try:
             spot.target.directory(spot.place)
-        except (NotFound, EntryFailed):
+        except EntryFailed:
             return False
         return True
 
@@ -107,7 +107,7 @@ class Decider:
             return None
         try:
             return level.target.directory(level.place).status(name)
-        except NotFound:
+        except Vanished:
             return None
 
     def touches_directory(self, descriptor: int, stat: Stat) -> bool:
@@ -166,11 +166,22 @@ class Decider:
             self._emit(LinkName(work))
         return True
 
-    def _may_stay(self, work: FileWork, info: os.stat_result) -> bool:
-        """Tell whether the file may be this entry's: no name of something else hangs on it."""
+    def _may_stay(
+        self, work: FileWork, descriptor: int, info: os.stat_result, *, is_handle: bool = False
+    ) -> bool:
+        """Tell whether the file may be this entry's: no name of something else hangs on it.
+
+        Where it has other names, one of them may lie outside of all that may be written: such a
+        file stays only if nothing of it is to be changed.
+        """
         if info.st_nlink == 1:
             return True
-        return work.group is not None and (info.st_dev, info.st_ino) not in self._kept
+        if work.group is None or (info.st_dev, info.st_ino) in self._kept:
+            return False
+        stat, policy = work.found.entry.stat, work.portion.policy
+        return not policy_takes_away(stat, work.content, policy) and not metadata_differs(
+            descriptor, stat, work.content, policy, is_handle=is_handle
+        )
 
     def _keep(self, work: FileWork, info: os.stat_result) -> None:
         if work.group is not None:
@@ -207,7 +218,7 @@ class Decider:
                 self._pieces(work, existing)
 
     def _may_be_mended(self, work: FileWork, existing: ExistingFile) -> bool:
-        if not self._may_stay(work, existing.info):
+        if not self._may_stay(work, existing.descriptor, existing.info):
             return False
         stat, policy = work.found.entry.stat, work.portion.policy
         return not gives_privilege(stat, work.content, policy) or not metadata_differs(
@@ -280,7 +291,9 @@ class Decider:
 
     def _is_same_node(self, work: FileWork, handle: int) -> bool:
         info, stat = os.fstat(handle), work.found.entry.stat
-        if not is_of_type(info, stat) or not self._may_stay(work, info):
+        if not is_of_type(info, stat):
+            return False
+        if not self._may_stay(work, handle, info, is_handle=True):
             return False
         if stat.type in _DEVICES:
             return info.st_rdev == work.content.device

@@ -7,12 +7,13 @@ import stat
 
 from holdfast_agent.ports import Cancel
 from holdfast_agent.restore.failures import EntryFailed
-from holdfast_agent.restore.removal import remove
+from holdfast_agent.restore.removal import MOUNTED, remove
 from holdfast_agent.restore.selection import Hidden
 from holdfast_agent.restore.steps import Level
 from holdfast_agent.restore.tally import Tally
 from holdfast_agent.restore.target import Place, Target
 from holdfast_agent.snapshots.snapshot import joined
+from holdfast_agent.sources.findings import Reason
 
 _DEPTH_MAX = 200
 """Deeper directories are removed as a whole, or kept where something may be hidden in them."""
@@ -79,8 +80,8 @@ class Deletion:
         below = (*place, name)
         try:
             child = target.directory(below)
-            if child.device != target.directory(place).device:
-                self._tally.differs(path, "unreadable", "another file system is mounted here")
+            if child.is_mount or child.device != target.directory(place).device:
+                self._tally.differs(path, Reason.UNREADABLE, MOUNTED)
                 return False
             names = child.names()
         except EntryFailed as failure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable
@@ -10,10 +11,11 @@ from typing import Final
 from holdfast_agent.restore.failures import KERNEL_ERRORS, EntryFailed, failure_from
 from holdfast_agent.restore.metadata import Loss, Policy, apply
 from holdfast_agent.restore.writer import ExistingFile, Writer, open_existing
+from holdfast_agent.sources.filesystems import is_mount_root
 from holdfast_agent.sources.findings import Reason
 from holdfast_agent.sources.roots import OwnFiles
 from holdfast_agent.tree.entry import Content, Stat
-from holdfast_contract.errors import InvalidInput
+from holdfast_contract.errors import InvalidInput, Refused
 
 TEMPORARY_PREFIX: Final = b".holdfast-"
 
@@ -119,6 +121,15 @@ class TargetDirectory:
             except FileNotFoundError:
                 return
 
+    def discard(self, temporary: bytes) -> None:
+        """Remove a temporary name where that can be done.
+
+        Who shares the volume may have put a directory of his own there: that one is his, and no
+        reason to end anything.
+        """
+        with contextlib.suppress(EntryFailed, Refused):
+            self.unlink(temporary)
+
     def apply(self, entry: Stat, content: Content, policy: Policy) -> list[Loss]:
         """Give the directory its metadata: last, when all that lies in it is done (bottom-up).
 
@@ -152,7 +163,7 @@ class TargetDirectory:
         """
         left = [name for name in self.names() if self._names.is_of_this_run(name)]
         for name in left:
-            self.unlink(name)
+            self.discard(name)
         return len(left)
 
     def guard(self, name: bytes) -> None:
@@ -171,6 +182,11 @@ class TargetDirectory:
     def device(self) -> int:
         """Which file system it is on."""
         return os.fstat(self.descriptor).st_dev
+
+    @property
+    def is_mount(self) -> bool:
+        """Whether a file system, or a part of one, is mounted here."""
+        return is_mount_root(self.descriptor)
 
     @property
     def own(self) -> OwnFiles:

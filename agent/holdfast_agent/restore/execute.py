@@ -34,7 +34,7 @@ from holdfast_agent.snapshots.snapshot import joined
 from holdfast_agent.sources.directory import open_handle
 from holdfast_agent.sources.findings import Reason
 from holdfast_agent.tree.entry import HOLE_CHUNK, EntryType, Extent
-from holdfast_contract.errors import Damaged, NotFound
+from holdfast_contract.errors import Damaged
 from holdfast_contract.format.chunk import ChunkType
 
 _OWN_MODE = 0o700
@@ -53,13 +53,17 @@ class Prediction:
         if isinstance(step, Enter):
             if step.level.counts:
                 self._tally.done(step.level.action, step.level.found)
-        elif isinstance(step, Leave):
-            if step.portion.hidden is not None and step.level.seen is not None:
-                self._deletion.remove_extraneous(step.portion.hidden, step.level)
-        elif not step.work.failed:
-            work = step.work
-            if _cleared(work, self._deletion):
+            return
+        try:
+            if isinstance(step, Leave):
+                if step.portion.hidden is not None and step.level.seen is not None:
+                    self._deletion.remove_extraneous(step.portion.hidden, step.level)
+            elif not step.work.failed and _cleared(step.work, self._deletion):
+                work = step.work
                 self._tally.done(work.action, work.found, counts_bytes=not work.is_further)
+        except EntryFailed as failure:
+            place = step.level if isinstance(step, Leave) else step.work.found
+            self._tally.failed(place.path, failure)
 
 
 class Execution:
@@ -136,9 +140,8 @@ class Execution:
             if step.portion.hidden is not None and level.seen is not None:
                 self._deletion.remove_extraneous(step.portion.hidden, level)
             self._give_metadata(step)
-        except (EntryFailed, NotFound) as failure:
-            reason = failure.reason if isinstance(failure, EntryFailed) else Reason.VANISHED
-            self._tally.differs(level.path, reason, failure.message)
+        except EntryFailed as failure:
+            self._tally.failed(level.path, failure)
 
     def _give_metadata(self, step: Leave) -> None:
         level, policy = step.level, step.portion.policy
@@ -159,7 +162,7 @@ class Execution:
         assert level.former_mode is not None
         try:
             os.fchmod(level.target.directory(level.place).descriptor, level.former_mode)
-        except (OSError, EntryFailed, NotFound):
+        except (OSError, EntryFailed):
             return
 
     # --- entries
@@ -177,9 +180,6 @@ class Execution:
         except EntryFailed as failure:
             self._give_up(work)
             self._tally.failed(work.found.path, failure)
-        except NotFound:
-            self._give_up(work)
-            self._tally.differs(work.found.path, Reason.VANISHED, "its directory has vanished")
         except Damaged as damage:
             self._give_up(work)
             self._tally.broke(work.found.path, damage)
@@ -269,7 +269,7 @@ class Execution:
                 make_link(self._home(work), work.name, source, group.name, group.written, kind)
                 self._counted(work)
                 return
-            except (EntryFailed, NotFound) as failure:
+            except EntryFailed as failure:
                 self._tally.differs(
                     work.found.path, What.LINK, f"a file of its own: {failure.message}"
                 )
@@ -319,7 +319,7 @@ class Execution:
     def _applied(self, work: FileWork, descriptor: int, *, is_handle: bool) -> list[Loss]:
         with KERNEL_ERRORS:
             info = os.fstat(descriptor)
-            if standing_of(info) != work.standing:
+            if standing_of(info) != work.standing or info.st_nlink != 1:
                 raise _exchanged()
             stat, policy = work.found.entry.stat, work.portion.policy
             return apply(descriptor, stat, work.content, policy, is_handle=is_handle)

@@ -31,6 +31,13 @@ class InTheWay(EntryFailed):
         super().__init__(Reason.REPLACED, message)
 
 
+class Vanished(EntryFailed):
+    """A directory of the target is not there (any more)."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.VANISHED, "its directory has vanished")
+
+
 def failure_from(exc: OSError) -> HoldfastError | EntryFailed:
     """Return what an error of the kernel means: a full or read-only target ends the job."""
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):

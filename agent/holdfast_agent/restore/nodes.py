@@ -66,7 +66,7 @@ def make_node(directory: TargetDirectory, entry: Stat, content: Content, policy:
         made = _completed(directory, temporary, entry, content, policy)
         directory.rename(temporary, entry.name)
     except BaseException:
-        directory.unlink(temporary)
+        directory.discard(temporary)
         raise
     return made
 
@@ -135,4 +135,4 @@ def make_link(
         directory.rename(temporary, name)
     finally:
         # Renaming one name of a file over another does nothing and leaves both (rename(2)).
-        directory.unlink(temporary)
+        directory.discard(temporary)

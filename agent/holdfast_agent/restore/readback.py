@@ -10,7 +10,7 @@ from holdfast_agent.restore.steps import Portion
 from holdfast_agent.restore.tally import Tally
 from holdfast_agent.snapshots.snapshot import Found
 from holdfast_agent.tree.entry import EntryFlag, EntryType
-from holdfast_contract.errors import Damaged, NotFound
+from holdfast_contract.errors import Damaged
 
 REASON = "verify"
 
@@ -65,7 +65,7 @@ class ReadBack:
                 return
             with existing:
                 right = self._check.is_right(existing, portion.snapshot, found.entry, fetches=True)
-        except (EntryFailed, NotFound) as failure:
+        except EntryFailed as failure:
             self._tally.differs(found.path, REASON, failure.message)
             return
         except Damaged as damage:

@@ -10,11 +10,13 @@ from typing import Final
 
 from holdfast_agent.restore.directory import TargetDirectory, check_plain
 from holdfast_agent.restore.failures import KERNEL_ERRORS, EntryFailed, message_of
+from holdfast_agent.sources.filesystems import is_mount_root
 from holdfast_agent.sources.findings import Finding, Reason, finding_from, joined
 
 _LISTED: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEPTH_MAX: Final = 64
 """Deeper directories are moved up first, so that few descriptors are open at any depth."""
+MOUNTED: Final = "something is mounted here"
 _ATTEMPTS: Final = 3
 """A directory that another process keeps filling is given up after so many tries."""
 
@@ -33,7 +35,8 @@ class Removed:
 def remove(directory: TargetDirectory, name: bytes) -> Removed:
     """Remove `name` and all below it; symlinks are removed, never followed.
 
-    Other file systems mounted below and the agent's own files stay, and so does what holds them.
+    What is mounted below (a bind mount too) and the agent's own files stay, and so does what holds
+    them.
     The directory must not be open in the target any more (`Target.forget`).
 
     Raises:
@@ -45,7 +48,7 @@ def remove(directory: TargetDirectory, name: bytes) -> Removed:
     info = directory.status(name)
     if info is None:
         return done
-    removal = _Removal(directory, info.st_dev, done)
+    removal = _Removal(directory, directory.device, done)
     if stat.S_ISDIR(info.st_mode):
         removal.tree(directory.descriptor, name, b"", 0)
         removal.deep_ones()
@@ -102,8 +105,8 @@ class _Removal:
             if self._is_own(info):
                 self._keep(path, Reason.OWN_FILE, "the agent's own state is left alone")
                 return
-            if info.st_dev != self._device:
-                self._keep(path, Reason.UNREADABLE, "another file system is mounted here")
+            if info.st_dev != self._device or is_mount_root(descriptor):
+                self._keep(path, Reason.UNREADABLE, MOUNTED)
                 return
             for _ in range(_ATTEMPTS):
                 self._emptied(descriptor, path, depth)

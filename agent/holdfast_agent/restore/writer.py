@@ -32,8 +32,8 @@ class Home(Protocol):
     def rename(self, temporary: bytes, name: bytes) -> None:
         """Give the finished file its name."""
 
-    def unlink(self, name: bytes) -> None:
-        """Remove a file."""
+    def discard(self, temporary: bytes) -> None:
+        """Remove the file where that can be done."""
 
 
 class ExistingFile:
@@ -185,15 +185,11 @@ class Writer:
         self._end()
 
     def abort(self) -> None:
-        """Remove the temporary file; harmless after `commit`.
-
-        Raises:
-            EntryFailed: it cannot be removed.
-        """
+        """Remove the temporary file where that can be done; harmless after `commit`."""
         if self.descriptor < 0:
             return
         try:
-            self._home.unlink(self._temporary)
+            self._home.discard(self._temporary)
         finally:
             self._end()
 

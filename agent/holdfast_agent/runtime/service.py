@@ -17,6 +17,7 @@ import msgspec
 from holdfast_agent.config import VERSION, AgentConfig
 from holdfast_agent.crypto.keys import DomainKeys
 from holdfast_agent.jobs import enrol
+from holdfast_agent.jobs.outcome import failed
 from holdfast_agent.jobs.runner import JobRun, Order
 from holdfast_agent.jobs.tracking import JobCancel
 from holdfast_agent.runtime.workshop import Workshop
@@ -26,15 +27,22 @@ from holdfast_agent.state.journal import JobJournal, JournalledJob
 from holdfast_agent.transport.channel import Channel
 from holdfast_agent.transport.http import Body, HttpClient
 from holdfast_agent.transport.retry import Credential
-from holdfast_contract.errors import HoldfastError, InvalidInput
+from holdfast_contract.errors import HoldfastError, InvalidInput, TooMany
 from holdfast_contract.logs import get_logger
 from holdfast_contract.protocol import control
+from holdfast_contract.protocol.http import JobResult
 
 _log = get_logger(__name__)
 
 USER_AGENT = f"holdfast-agent/{VERSION}"
 PROGRESS_SECONDS = 0.5
 QUERIES_AT_ONCE = 4
+QUERIES_WAITING_MAX = 64
+"""More than people ask for at once; a flood of them must not fill the memory."""
+JOBS_AT_ONCE = 16
+"""Each has threads of its own; a server gives an agent one or two."""
+JOBS_KEPT_MAX = 1000
+"""Jobs whose end the server has not seen: the hello of the next connection names all of them."""
 STOP_SECONDS = 8.0
 
 
@@ -153,7 +161,7 @@ class Agent:
             case control.NewSettings(settings=settings):
                 self._workshop.limits.change(settings)
             case control.Query():
-                self._spawn(self._answer(message))
+                self._ask(message)
             case control.CancelQuery(query=query):
                 if query in self._queries:
                     self._queries[query].set()
@@ -164,6 +172,10 @@ class Agent:
     async def _begin(self, order: Order) -> None:
         run = self._runs.get(order.job)
         if run is None:
+            if self._is_full():
+                _log.warning("too many jobs at once: one is refused", job=order.job)
+                await self._channel.send(failed(order.job, _too_many()).finished)
+                return
             run = JobRun(
                 order,
                 journal=self._journal,
@@ -175,6 +187,10 @@ class Agent:
             await asyncio.to_thread(self._note, order)
             run.start()
         await self._channel.send(control.Accepted(job=order.job))
+
+    def _is_full(self) -> bool:
+        running = sum(run.outcome is None for run in self._runs.values())
+        return running >= JOBS_AT_ONCE or len(self._runs) >= JOBS_KEPT_MAX
 
     def _note(self, order: Order) -> None:
         try:
@@ -211,8 +227,9 @@ class Agent:
     async def _tell_end(self, run: JobRun) -> None:
         assert run.outcome is not None
         outcome = run.outcome
+        result = outcome.result if self._shows_names else _without_names(outcome.result)
         try:
-            await asyncio.to_thread(self._relay_names, run.job, outcome.result)
+            await asyncio.to_thread(self._relay_names, run.job, result)
         except HoldfastError as error:
             _log.info("names of the job's end are not relayed", code=error.code)
         await self._channel.send(outcome.finished)
@@ -233,12 +250,28 @@ class Agent:
                 await asyncio.sleep(PROGRESS_SECONDS)
                 for run in runs:
                     if run.outcome is None:
-                        await self._channel.send(run.message())
+                        await self._channel.send(self._progress_of(run))
+
+    def _progress_of(self, run: JobRun) -> control.Progress:
+        message = run.message()
+        return message if self._shows_names else msgspec.structs.replace(message, current=b"")
+
+    @property
+    def _shows_names(self) -> bool:
+        """Whether names may pass through the server: of a plan, of skips, of where a job is."""
+        return self.config.browse is not control.Browse.NEVER
 
     # --- queries
-    async def _answer(self, query: control.Query) -> None:
-        cancel = JobCancel()
-        self._queries[query.query] = cancel
+    def _ask(self, query: control.Query) -> None:
+        if query.query in self._queries:
+            return
+        if len(self._queries) >= QUERIES_WAITING_MAX:
+            _log.warning("too many queries at once: one is not answered", query=query.query)
+            return
+        self._queries[query.query] = cancel = JobCancel()
+        self._spawn(self._answer(query, cancel))
+
+    async def _answer(self, query: control.Query, cancel: JobCancel) -> None:
         try:
             await self._loop.run_in_executor(
                 self._query_threads, self._workshop.answer, query, cancel
@@ -250,6 +283,17 @@ class Agent:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _without_names(result: JobResult) -> JobResult:
+    """Return what only a holder of the key can read: the sealed list of a restore."""
+    return JobResult(not_exact_sealed=result.not_exact_sealed)
+
+
+def _too_many() -> TooMany:
+    return TooMany(
+        "the agent has too many jobs at once", hint="Wait for those that run, or cancel them."
+    )
 
 
 def _order_of(known: JournalledJob) -> Order | None:

@@ -125,6 +125,8 @@ class Workshop:
         self._clock = clock
         self._uniform = uniform
         self._roots = Roots.configured(config.roots)
+        # Once: a symlink that the application makes of a root later must lead nowhere.
+        self._restore_roots = Roots.configured(config.restore_roots)
         self._own = OwnFiles([os.fsencode(path) for path in own if path is not None])
         self._identity_lock = threading.Lock()
 
@@ -242,7 +244,7 @@ class Workshop:
     def _scope(self) -> RestoreScope:
         return RestoreScope(
             mode=self._config.restore,
-            roots=Roots.configured(self._config.restore_roots),
+            roots=self._restore_roots,
             own=self._own,
         )
 

@@ -293,8 +293,10 @@ class Snapshot:
                 yield from ids
 
     def _page(self, extent: Extent) -> Page:
+        # Outside: what the transport refuses is the server's fault, and no damage of the store.
+        data = self.part(extent)
         with _as_damage(extent):
-            return decode_page(self.part(extent), ChunkId(extent.chunk), extent.offset)
+            return decode_page(data, ChunkId(extent.chunk), extent.offset)
 
     def _block(self, extent: Extent) -> tuple[Buffer, ChunkId, int]:
         return self.part(extent), ChunkId(extent.chunk), extent.offset

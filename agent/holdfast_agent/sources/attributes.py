@@ -32,6 +32,8 @@ ACL_ATTRIBUTES: Final = frozenset({"system.posix_acl_access", "system.posix_acl_
 CAPABILITY_ATTRIBUTE: Final = "security.capability"
 _LABELS: Final = ("security.selinux", "security.ima", "security.evm", "security.SMACK64")
 _NO_ATTRIBUTES: Final = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_ATTRIBUTES_BYTES_MAX: Final = 4 << 20
+"""Most bytes of one entry's attributes: XFS would take 600 MB, which no agent may hold."""
 _NAMES_MAX: Final = 4096
 """Most owner names remembered of each kind: a tree of many users must not grow the process."""
 
@@ -164,9 +166,15 @@ def read_xattrs(place: int | str) -> tuple[tuple[Attribute, ...], tuple[Finding,
         return (), ()
     xattrs: list[Attribute] = []
     findings: list[Finding] = []
+    room = _ATTRIBUTES_BYTES_MAX
     for attribute in filter(is_kept, found):
         try:
-            xattrs.append((os.fsencode(attribute), os.getxattr(place, attribute)))
+            value = os.getxattr(place, attribute)
+            room -= len(attribute) + len(value)
+            if room < 0:
+                findings.append(Finding(b"", Reason.ATTRIBUTES, "more than 4 MiB of attributes"))
+                break
+            xattrs.append((os.fsencode(attribute), value))
         except OSError as exc:
             if exc.errno != errno.ENODATA:  # ENODATA: removed since it was listed
                 findings.append(_unread(attribute, exc))

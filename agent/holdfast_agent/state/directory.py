@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from holdfast_agent.state.spool import open_spool
-from holdfast_contract.errors import Conflict, HoldfastError, InternalError, NoSpace, Refused
+from holdfast_contract.errors import (
+    Conflict,
+    HoldfastError,
+    InternalError,
+    InvalidInput,
+    NoSpace,
+    Refused,
+)
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _UNFINISHED: Final = ".new"
@@ -99,6 +106,7 @@ class StateDirectory:
         Raises:
             Refused, InternalError: it is there and cannot be read.
         """
+        _check_name(name)
         try:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
         except FileNotFoundError:
@@ -121,6 +129,7 @@ class StateDirectory:
         Raises:
             NoSpace, Refused, InternalError: it still holds the old.
         """
+        _check_name(name)
         unfinished = name + _UNFINISHED
         try:
             self._remove(unfinished)
@@ -142,6 +151,7 @@ class StateDirectory:
         Raises:
             Refused, InternalError: it is still there.
         """
+        _check_name(name)
         try:
             self._remove(name)
         except OSError as exc:
@@ -166,3 +176,13 @@ class StateDirectory:
             self._remove(unfinished)
         except OSError:
             return
+
+
+def _check_name(name: str) -> None:
+    """Refuse what is not one name: job ids are checked when decoded, this is the last line.
+
+    Raises:
+        InvalidInput: it would lead out of the directory.
+    """
+    if "/" in name or "\0" in name or name in ("", ".", ".."):
+        raise InvalidInput("not a name of the state directory")

@@ -123,7 +123,9 @@ class Channel:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
         try:
             async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
+                aiohttp.ClientSession(
+                    timeout=timeout, trace_configs=[_following_nothing()]
+                ) as session,
                 session.ws_connect(
                     f"{self.url}/agent/v1/control",
                     ssl=self.context,
@@ -178,6 +180,20 @@ class Channel:
         if not isinstance(answer, control.Welcome):
             raise InvalidInput("the server did not answer hello with welcome")
         return answer
+
+
+def _following_nothing() -> aiohttp.TraceConfig:
+    """Return what ends a connection at a redirect: aiohttp would follow it to any address."""
+
+    async def refuse(*_: object) -> None:
+        raise InvalidInput(
+            "the server answered with a redirect; none is followed",
+            hint="is HOLDFAST_SERVER right?",
+        )
+
+    config = aiohttp.TraceConfig()
+    config.on_request_redirect.append(refuse)
+    return config
 
 
 def _message(frame: aiohttp.WSMessage) -> control.ToAgent:

@@ -119,26 +119,37 @@ class HttpChunks:
 
     def manifest(self, snapshot: bytes) -> bytes:
         """Return the stored manifest of `snapshot`; the caller checks it."""
-        return self._get(f"{self._routes.manifest}{snapshot.hex()}/manifest")
+        path = f"{self._routes.manifest}{snapshot.hex()}/manifest"
+        return self._get(path, limits.MANIFEST_BYTES_MAX)
 
     def identity(self, hash: bytes) -> bytes:  # noqa: A002
         """Return the stored identity record; the caller checks it."""
-        return self._get(f"{self._routes.identity}{hash.hex()}")
+        return self._get(f"{self._routes.identity}{hash.hex()}", limits.IDENTITY_BYTES_MAX)
 
     def damaged(self) -> Iterator[bytes]:
-        """Yield the ids of damaged chunks of the job's parent and references, ascending."""
+        """Yield the ids of damaged chunks of the job's parent and references, ascending.
+
+        At most AVOIDED_IDS_MAX: a server could go on for ever.
+        """
         if not self._routes.damaged:
             return
-        after = ""
-        while True:
-            data = self._get(f"{self._routes.damaged}?after={after}")
+        after, left = b"", limits.AVOIDED_IDS_MAX
+        while left:
+            data = self._get(f"{self._routes.damaged}?after={after.hex()}", left * 32)
             if len(data) % 32:
                 raise InvalidInput("the server's list of damaged chunks is torn")
             if not data:
                 return
             for start in range(0, len(data), 32):
-                yield data[start : start + 32]
-            after = data[-32:].hex()
+                chunk = data[start : start + 32]
+                if chunk <= after:
+                    raise InvalidInput("the server's list of damaged chunks is not in order")
+                yield chunk
+                after = chunk
+            left -= len(data) // 32
 
-    def _get(self, path: str) -> bytes:
-        return call(self._repeating, lambda: self._client.call("GET", path).body)
+    def _get(self, path: str, bytes_max: int) -> bytes:
+        return call(
+            self._repeating,
+            lambda: self._client.call("GET", path, reply_bytes_max=bytes_max).body,
+        )

@@ -8,6 +8,7 @@ from typing import TypeVar
 import msgspec
 
 from holdfast_agent.transport.http import Body, HttpClient
+from holdfast_contract import limits
 from holdfast_contract.errors import InvalidInput
 from holdfast_contract.protocol.http import EnrolBegin, EnrolFinish, EnrolOffer, IdentityAnswer
 
@@ -48,7 +49,7 @@ def renew_identity(client: HttpClient, *, name: str, record: bytes) -> bytes:
 
 def domain_record(client: HttpClient) -> bytes:
     """Return the domain record of the connected agent's domain; the caller checks its MAC."""
-    return client.call("GET", "/agent/v1/domain").body
+    return client.call("GET", "/agent/v1/domain", reply_bytes_max=limits.DOMAIN_BYTES_MAX).body
 
 
 def _decoded(data: bytes, kind: type[_T]) -> _T:

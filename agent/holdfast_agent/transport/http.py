@@ -154,15 +154,16 @@ class HttpClient:
         *,
         body: Body | None = None,
         headers: Mapping[str, str] | None = None,
+        reply_bytes_max: int = REPLY_BYTES_MAX,
     ) -> Reply:
-        """Return the whole answer.
+        """Return the whole answer, which may have up to `reply_bytes_max`.
 
         Raises:
             HoldfastError: the problem that the server told, or Unreachable.
         """
         with self.stream(method, path, body=body, headers=headers) as stream:
-            data = stream.read(REPLY_BYTES_MAX + 1)
-            if len(data) > REPLY_BYTES_MAX:
+            data = stream.read(reply_bytes_max + 1)
+            if len(data) > reply_bytes_max:
                 raise InvalidInput("the server's answer is too long")
             return Reply(stream.status, stream.headers, data)
 

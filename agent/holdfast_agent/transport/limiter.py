@@ -10,6 +10,7 @@ from holdfast_contract.clock import Clock
 
 _SLICE_SECONDS = 0.1
 """A limited sender sends what this time allows, so that changes and cancels act at once."""
+_WAIT_SECONDS_MAX = 1.0
 _SLICE_BYTES_MIN = 4 << 10
 _SLICE_BYTES_MAX = 1 << 20
 
@@ -44,12 +45,15 @@ class RateLimit:
         with self._lock:
             if not self._rate:
                 return
+            rate = self._rate
             now = self._clock.monotonic()
             begin = max(self._next, now)
-            self._next = begin + size / self._rate
-            wait = self._next - now
-        if wait > 0:
-            cancel.wait(wait)
+            end = self._next = begin + size / rate
+        while now < end and self._rate == rate:
+            # In short waits: another limit acts at once, also on who waits under an absurd one.
+            cancel.wait(min(end - now, _WAIT_SECONDS_MAX))
+            cancel.check()
+            now = self._clock.monotonic()
 
     def slices(
         self, parts: Iterable[bytes | bytearray | memoryview], cancel: Cancel

@@ -26,6 +26,8 @@ from holdfast_contract.protocol.http import (
 _T = TypeVar("_T")
 _COPY_BYTES = 256 << 10
 _NAMES_AT_ONCE = 16
+_NAMES_TRIED_MAX = 2 * limits.RESERVED_NAMES_MAX
+"""So many names in a row cannot all have been used before a restart."""
 
 
 class SessionUploads:
@@ -102,27 +104,36 @@ class SessionUploads:
         return Committed(bytes.fromhex(answer.snapshot), answer.time_ns)
 
     def _missing(self, refused: MissingChunks) -> Missing:
-        page = msgspec.convert(refused.details, MissingAnswer)
+        try:
+            page = msgspec.convert(refused.details, MissingAnswer)
+        except msgspec.ValidationError as exc:
+            raise InvalidInput("the server's answer is malformed") from exc
         missing, damaged = set(page.missing), set(page.damaged)
-        while page.next:
+        while page.next and len(missing) + len(damaged) < limits.AVOIDED_IDS_MAX:
+            before = len(missing) + len(damaged)
             page = self._json("GET", f"{self._session}/missing?after={page.next}", MissingAnswer)
             missing |= set(page.missing)
             damaged |= set(page.damaged)
+            if len(missing) + len(damaged) == before:
+                raise InvalidInput("the server's list of missing chunks goes round in circles")
         return Missing(
             frozenset(map(bytes.fromhex, missing)), frozenset(map(bytes.fromhex, damaged))
         )
 
     def _put(self, kind: str, route: str, body: Body) -> str:
         """Put `body` under a fresh reserved name; return the name."""
-        while True:
+        for attempt in range(_NAMES_TRIED_MAX):
             name = self._name(kind)
             path = f"{self._session}/{route}/{name}"
             try:
                 self._call("PUT", path, body)
             except Conflict:
                 # The name already holds other bytes, sent before a restart: never overwrite.
+                if attempt == _NAMES_TRIED_MAX - 1:
+                    raise
                 continue
             return name
+        raise AssertionError("the last attempt returns or raises")
 
     def _name(self, kind: str) -> str:
         with self._lock:

@@ -25,13 +25,17 @@ from msgspec import Meta, Struct, field
 
 from holdfast_contract import limits
 from holdfast_contract.errors import InvalidInput
+from holdfast_contract.ids import ULID_PATTERN
 
 PROTOCOL_VERSION = 1
 """This program speaks this version and the one before (if any)."""
 
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
 PathBytes = Annotated[bytes, Meta(max_length=1 << 16)]
-Ulid = Annotated[str, Meta(min_length=26, max_length=26)]
+Ulid = Annotated[str, Meta(min_length=26, max_length=26, pattern=ULID_PATTERN)]
+"""Names files of the agent's state and parts of paths: nothing but a ULID's own characters."""
+Token = Annotated[str, Meta(pattern=r"^[!-~]{1,512}\Z")]
+"""Stands in a header."""
 Count = Annotated[int, Meta(ge=0, le=limits.COUNT_MAX)]
 Text = Annotated[str, Meta(max_length=4096)]
 Paths = Annotated[list[PathBytes], Meta(max_length=limits.PATHS_MAX)]
@@ -113,7 +117,7 @@ class Welcome(Message, frozen=True, kw_only=True, tag="welcome"):
     """The proof was right: use this bearer token on the data routes until the connection ends."""
 
     client: Text
-    token: Text
+    token: Token
     settings: AgentSettings
     heartbeat_seconds: float
 

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct, field
 
 from holdfast_contract import limits
 from holdfast_contract.errors import InvalidInput
-from holdfast_contract.protocol.control import JobState, Overwrite
+from holdfast_contract.protocol.control import JobState, Overwrite, Ulid
 
 Name = Annotated[str, Meta(min_length=1, max_length=201)]
 Text = Annotated[str, Meta(max_length=4096)]
@@ -398,16 +398,16 @@ class DoctorRow(Row, kw_only=True):
 class SessionAnswer(Row, kw_only=True):
     """An upload session with reserved object names (ULIDs)."""
 
-    session: str
-    packs: list[str]
-    refs: str
-    manifest: str
+    session: Ulid
+    packs: list[Ulid]
+    refs: Ulid
+    manifest: Ulid
 
 
 class NamesAnswer(Row, kw_only=True):
     """More reserved names."""
 
-    names: list[str]
+    names: Annotated[list[Ulid], Meta(min_length=1)]
 
 
 class CommitRequest(Request, frozen=True, kw_only=True):
@@ -428,9 +428,9 @@ class CommitAnswer(Row, kw_only=True):
 class MissingAnswer(Row, kw_only=True):
     """Answer 409 to a commit: page of ids to avoid (hex); `?after=next` until `next` is empty."""
 
-    missing: list[str]
-    damaged: list[str]
-    next: str = ""
+    missing: list[HexHash]
+    damaged: list[HexHash]
+    next: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$", max_length=64)] = ""
 
 
 class DamageReport(Request, frozen=True, kw_only=True):
