@@ -299,7 +299,7 @@ class Session:
         path = handler.path.partition("?")[0]
         if path.endswith("/session"):
             packs = [next(self.names), next(self.names)]
-            row = {"session": "S", "packs": packs, "refs": next(self.names)}
+            row = {"session": next(self.names), "packs": packs, "refs": next(self.names)}
             handler.answer(200, json.dumps(row | {"manifest": next(self.names)}).encode())
         elif path.endswith("/names"):
             handler.answer(200, json.dumps({"names": [next(self.names)]}).encode())

@@ -13,7 +13,7 @@ import pytest
 
 from holdfast_agent.restore import target as targets
 from holdfast_agent.restore.directory import TEMPORARY_PREFIX, TargetDirectory, TemporaryNames
-from holdfast_agent.restore.failures import EntryFailed, InTheWay, failure_from
+from holdfast_agent.restore.failures import EntryFailed, InTheWay, Vanished, failure_from
 from holdfast_agent.restore.metadata import Policy
 from holdfast_agent.restore.nodes import make_node
 from holdfast_agent.restore.removal import remove
@@ -148,7 +148,7 @@ def _refusal(path: str) -> str:
 
 # --- directories
 def test_directories_are_made_on_demand_and_told_apart(target: Target, tmp_path: Path) -> None:
-    with pytest.raises(NotFound):
+    with pytest.raises(Vanished):
         target.directory((b"a", b"b"))
     made = target.directory((b"a", b"b"), create=True, mode=0o700)
     assert made.created

@@ -11,12 +11,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_RENAME_EXCHANGE = 2
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
 
 
 def exchange(directory: int, one: bytes, other: bytes) -> None:
     """Swap two names at once: each always exists. Source: renameat2(2)."""
-    if _LIBC.renameat2(directory, one, directory, other, _RENAME_EXCHANGE) != 0:
+    exchange_between(directory, one, directory, other)
+
+
+def exchange_between(here: int, one: bytes, there: int, other: bytes) -> None:
+    """Swap a name of the directory `here` with one of the directory `there`."""
+    _rename(here, one, there, other, _RENAME_EXCHANGE)
+
+
+def rename_no_replace(here: int, one: bytes, there: int, other: bytes) -> None:
+    """Rename where the new name is free; otherwise FileExistsError."""
+    _rename(here, one, there, other, _RENAME_NOREPLACE)
+
+
+def _rename(here: int, one: bytes, there: int, other: bytes, flags: int) -> None:
+    if _LIBC.renameat2(here, one, there, other, flags) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 
