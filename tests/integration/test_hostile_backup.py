@@ -102,7 +102,7 @@ def attack(pod: Path, *, attempts: int, seed: int, traps: tuple[str, ...] = TRAP
     kinds: Counter[str] = Counter()
     bench = BackupBench(pod)
     outcomes: Counter[str] = Counter()
-    for run in range(RUNS_MAX):
+    for run in range(max(RUNS_MAX, attempts // 20)):
         if run % 8 == 0:
             bench = BackupBench(pod, MemoryRepository(DOMAIN))
             bench.repository.add_identity(IDENTITY_RECORD)
@@ -135,3 +135,8 @@ def attack(pod: Path, *, attempts: int, seed: int, traps: tuple[str, ...] = TRAP
 def test_nothing_from_outside_is_ever_stored(pod: Path) -> None:
     kinds = attack(pod, attempts=ATTEMPTS, seed=1)
     assert min(kinds[kind] for kind in TRAPS) > 200, f"a kind was hardly met: {kinds}"
+
+
+@pytest.mark.soak
+def test_nothing_from_outside_is_stored_in_ten_times_as_many(pod: Path) -> None:
+    attack(pod, attempts=10 * ATTEMPTS, seed=10**6)

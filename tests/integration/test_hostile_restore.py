@@ -159,7 +159,7 @@ def attack(bench: RestoreBench, *, seed: int, traps: tuple[str, ...], attempts: 
     before = state_of(outside, with_ctime=with_ctime)
     kinds: Counter[str] = Counter()
     outcomes: Counter[str] = Counter()
-    for run in range(RUNS_MAX):
+    for run in range(max(RUNS_MAX, attempts // 20)):
         chance = random.Random(seed + run)
         in_place = bool(run % 2)
         arena = bench.volume if in_place else bench.out
@@ -203,3 +203,10 @@ def test_a_hard_link_to_outside_in_place_of_a_linked_file_is_replaced_never_mend
         assert (bench.volume / "hard1").stat().st_mtime_ns == 10**18
         assert (bench.volume / "hard1").samefile(bench.volume / "hard2")
         assert not (bench.volume / "hard1").samefile(bench.top / "outside" / "hard1")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", [10**6, 2 * 10**6])
+def test_nothing_outside_is_touched_in_ten_times_as_many(bench: RestoreBench, seed: int) -> None:
+    traps = TRAPS if seed == 10**6 else NO_HARD
+    attack(bench, seed=seed, traps=traps, attempts=10 * ATTEMPTS_OF_EACH)

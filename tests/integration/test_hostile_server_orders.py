@@ -13,6 +13,7 @@ import ssl
 import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ async def test_a_frame_outside_the_vocabulary_ends_the_connection_and_nothing_el
                for r in caplog.records)  # fmt: skip
 
 
-TIMELESS = {
+TIMELESS: dict[str, control.ToAgent] = {
     "a second welcome": control.Welcome(
         client="shop/other", token="t", settings=control.AgentSettings(), heartbeat_seconds=-1.0
     ),
@@ -367,9 +368,7 @@ async def test_no_redirect_is_followed_on_any_way(
             server.lies["control"] = redirect
             asked = server.calls.count("control")
             async with RealAgent(server, bench.top) as agent:
-                await server.until(
-                    lambda asked=asked: server.calls.count("control") >= asked + 2, "it dials again"
-                )
+                await server.until(partial(dialled, server, asked + 2), "it dials again")
                 server.lies["control"] = honest
                 for route in ("domain", "manifest", "chunks"):
                     server.lies[route] = redirect
@@ -410,6 +409,10 @@ async def test_a_server_with_another_authoritys_certificate_learns_nothing(
         finally:
             logger.removeHandler(handler)
         assert server.calls == [] and server.hellos == []
+
+
+def dialled(server: FakeServer, times: int) -> bool:
+    return server.calls.count("control") >= times
 
 
 def certified(folder: Path) -> tuple[Path, Path, Path]:

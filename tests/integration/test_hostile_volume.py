@@ -19,6 +19,7 @@ from holdfast_contract.limits import WALK_PATH_BYTES_MAX
 from holdfast_contract.protocol.control import (
     JobState,
     Overwrite,
+    Progress,
     RestoreItem,
     Verify,
     decode_to_server,
@@ -139,7 +140,7 @@ def test_mounts_that_come_and_go_while_a_restore_deletes_lose_nothing(bench: Res
             for place in places:
                 place.mkdir(exist_ok=True)
                 (place / "below").mkdir(exist_ok=True)
-            os.open = opening  # type: ignore[assignment]
+            os.open = opening
             try:
                 bench.restore(delete=True, overwrite=Overwrite.ALWAYS)
             finally:
@@ -170,7 +171,7 @@ def test_a_progress_message_fits_whatever_the_path() -> None:
     order = Verify(job=new_ulid(), item=RestoreItem(bytes(32), "c", b"/"))
     run = JobRun(order, journal=None, work=None, told=None)  # type: ignore[arg-type]
     run.progress.current(b"/long" * 100_000)
-    assert decode_to_server(encode(run.message()))
+    assert isinstance(decode_to_server(encode(run.message())), Progress)
 
 
 def test_attributes_without_end_are_listed_and_not_held(
@@ -185,8 +186,8 @@ def test_attributes_without_end_are_listed_and_not_held(
         asked += 1
         return bytes(1 << 16)
 
-    monkeypatch.setattr(attributes.os, "listxattr", lambda place: names)
-    monkeypatch.setattr(attributes.os, "getxattr", value)
+    monkeypatch.setattr(os, "listxattr", lambda place: names)
+    monkeypatch.setattr(os, "getxattr", value)
     found, findings = attributes.read_xattrs("/nowhere")
     assert sum(len(data) for _, data in found) <= 4 << 20
     assert [finding.reason.value for finding in findings] == ["attributes"]
