@@ -35,7 +35,7 @@ from holdfast_agent.restore.steps import (
 from holdfast_agent.restore.tally import Action, Tally
 from holdfast_agent.restore.writer import ExistingFile
 from holdfast_agent.snapshots.snapshot import Found, Snapshot
-from holdfast_agent.sources.directory import Identity, open_handle
+from holdfast_agent.sources.directory import Identity, open_handle, status_by_name
 from holdfast_agent.tree.entry import HOLE_CHUNK, Content, Entry, EntryType, Extent, Stat
 from holdfast_contract.errors import Damaged
 from holdfast_contract.limits import MIB
@@ -290,8 +290,11 @@ class Decider:
             os.close(handle)
 
     def _is_same_node(self, work: FileWork, handle: int) -> bool:
-        info, stat = os.fstat(handle), work.found.entry.stat
-        if not is_of_type(info, stat):
+        stat = work.found.entry.stat
+        info = status_by_name(
+            work.level.target.directory(work.level.place).descriptor, work.name, handle
+        )
+        if info is None or not is_of_type(info, stat):
             return False
         if not self._may_stay(work, handle, info, is_handle=True):
             return False

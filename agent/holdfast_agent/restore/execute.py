@@ -31,7 +31,7 @@ from holdfast_agent.restore.target import IMPLIED_MODE
 from holdfast_agent.restore.writer import Writer
 from holdfast_agent.snapshots.chunks import ChunkReader
 from holdfast_agent.snapshots.snapshot import joined
-from holdfast_agent.sources.directory import open_handle
+from holdfast_agent.sources.directory import open_handle, status_by_name
 from holdfast_agent.sources.findings import Reason
 from holdfast_agent.tree.entry import HOLE_CHUNK, EntryType, Extent
 from holdfast_contract.errors import Damaged
@@ -318,7 +318,9 @@ class Execution:
 
     def _applied(self, work: FileWork, descriptor: int, *, is_handle: bool) -> list[Loss]:
         with KERNEL_ERRORS:
-            info = os.fstat(descriptor)
+            info = status_by_name(self._home(work).descriptor, work.name, descriptor)
+            if info is None:
+                raise _exchanged()
             if standing_of(info) != work.standing or info.st_nlink != 1:
                 raise _exchanged()
             stat, policy = work.found.entry.stat, work.portion.policy

@@ -10,7 +10,7 @@ from typing import Final, Protocol, Self
 
 from holdfast_agent.restore.failures import KERNEL_ERRORS, EntryFailed
 from holdfast_agent.restore.metadata import Loss, Policy, apply
-from holdfast_agent.sources.directory import Identity, open_unstamped
+from holdfast_agent.sources.directory import Identity, open_unstamped, status_by_name
 from holdfast_agent.sources.findings import Reason
 from holdfast_agent.tree.entry import Content, Stat
 
@@ -76,8 +76,8 @@ def open_existing(parent: int, name: bytes) -> ExistingFile | None:
         descriptor = open_unstamped(name, _EXISTING, parent)
     except OSError:
         return None
-    info = os.fstat(descriptor)
-    if not stat.S_ISREG(info.st_mode):
+    info = status_by_name(parent, name, descriptor)
+    if info is None or not stat.S_ISREG(info.st_mode):
         os.close(descriptor)
         return None
     return ExistingFile(descriptor, info)

@@ -50,6 +50,24 @@ def open_handle(parent: int, name: bytes) -> int:
     return os.open(name, _HANDLE, dir_fd=parent)
 
 
+def status_by_name(parent: int, name: bytes, descriptor: int) -> os.stat_result | None:
+    """Return the status of an open thing as its name shows it; None when the name is another's.
+
+    Only so does a link count of 1 say that the thing has no other name. A descriptor's own does
+    not: a hard link to a file outside, opened and removed again, leaves a file with one name, and
+    that one is outside.
+
+    Raises:
+        OSError: the descriptor cannot be asked.
+    """
+    mine = os.fstat(descriptor)
+    try:
+        info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except OSError:
+        return None
+    return info if (info.st_dev, info.st_ino) == (mine.st_dev, mine.st_ino) else None
+
+
 def by_descriptor(descriptor: int) -> str:
     """Return a path that means exactly the thing behind `descriptor`, for calls without an fd form.
 
