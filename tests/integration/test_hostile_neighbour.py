@@ -143,6 +143,29 @@ def test_a_file_is_read_itself_or_not_at_all(volume: Path, trap: str) -> None:
         until_both(attempt)
 
 
+def test_a_symlink_to_the_very_file_that_was_scanned_is_not_followed_either(volume: Path) -> None:
+    """Its inode is the scanned one, as when the file had a name outside: the link itself counts."""
+    secret = volume.parent / "outside" / "secret"
+    os.link(secret, volume / "file")
+    names = OwnerNames()
+    with standing_in(volume) as where:
+        entry = look(where.current, b"file")
+        assert isinstance(entry, Stat)
+        (volume / "file").unlink()
+        (volume / "file").symlink_to(secret)
+        found = open_file(where.current, entry)
+        assert isinstance(found, Finding) and found.reason is Reason.REPLACED
+        described = attributes_at(where.current, b"file", names)
+        assert isinstance(described, Attributes)
+        assert stat.S_ISLNK(described.info.st_mode) and described.target == os.fsencode(secret)
+        assert standing_open_existing(volume, b"file") is None
+
+
+def standing_open_existing(volume: Path, name: bytes) -> object:
+    with Target.open(os.fsencode(volume), run="r") as target:
+        return target.directory(()).open_existing(name)
+
+
 def test_a_restore_never_writes_where_a_symlink_points_to(volume: Path) -> None:
     outside = state_of(volume.parent / "outside")
     entry = Stat(b"new", EntryType.FILE, 0o666, 3, 5, 0, 1, 0)

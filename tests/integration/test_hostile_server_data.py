@@ -24,14 +24,14 @@ from aiohttp import web
 from holdfast_agent.crypto.identity_keys import IdentityKey
 from holdfast_agent.crypto.keys import DomainKeys, KeyMaterial
 from holdfast_agent.crypto.records import seal_identity, sign_manifest
-from holdfast_agent.crypto.sealing import Sealer
+from holdfast_agent.crypto.sealing import Opener, Sealer
 from holdfast_agent.ports import ChunkStatus, FetchedChunk
 from holdfast_contract.errors import Conflict
 from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.format.domain import domain_mac_input, encode_domain, encode_domain_body
 from holdfast_contract.format.identity import identity_hash
 from holdfast_contract.format.manifest import snapshot_id
-from holdfast_contract.ids import new_ulid
+from holdfast_contract.ids import ChunkId, new_ulid
 from holdfast_contract.limits import AVOIDED_IDS_MAX, MIB
 from holdfast_contract.protocol import control
 from holdfast_contract.protocol.control import JobState
@@ -266,6 +266,20 @@ def swapped(stage: Stage) -> None:
     stage.chunks(change)
 
 
+def siblings_lie(stage: Stage) -> None:
+    """Whoever holds the key seals other content of the same length under the chunk's id."""
+    sealer, opener = Sealer(KEYS), Opener(KEYS)
+
+    def change(chunk: FetchedChunk) -> FetchedChunk:
+        if is_tree(stage, chunk):
+            return chunk
+        length = len(opener.open(ChunkType.CONTENT, ChunkId(chunk.id), chunk.sealed))
+        sealed = sealer.seal(ChunkType.CONTENT, noise("lie", length), ChunkId(chunk.id))
+        return FetchedChunk(chunk.id, ChunkStatus.HERE, "packs/x", 0, bytes(sealed.sealed))
+
+    stage.chunks(change)
+
+
 def other_answer(stage: Stage) -> None:
     stage.chunks(lambda chunk: FetchedChunk(noise("x"), ChunkStatus.HERE, "p", 0, chunk.sealed))
 
@@ -397,6 +411,7 @@ LIES: dict[str, tuple[Attack, str, str]] = {
     ),
     "a page of a proxy": (lambda s: s.says("manifest", b"<html>", 403), RESTORE, "invalid"),
     "a chunk under another id": (swapped, RESTORE, "damaged"),
+    "other content sealed under the id": (siblings_lie, RESTORE, "damaged"),
     "another chunk than asked": (other_answer, RESTORE, "invalid"),
     "a chunk with a flipped bit": (flipped, RESTORE, "damaged"),
     "a chunk that is not there": (absent, RESTORE, "damaged"),

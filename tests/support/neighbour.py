@@ -71,7 +71,7 @@ class Neighbour:
         seed: int,
         traps: Sequence[str] = TRAPS,
         hard_to: Path | None = None,
-        share: float = 0.6,
+        share: float = 0.8,
     ) -> None:
         """`hard_to`: what hard links lead to; without it the mirrored file outside."""
         self.volume, self.outside = os.fsencode(volume), os.fsencode(outside)
@@ -186,7 +186,7 @@ class Neighbour:
     def _act(self, where: bytes) -> None:
         assert self._last is not None
         if self._held is not None:
-            if self._random.random() < 0.5:
+            if self._random.random() < 0.65:
                 self._release()
             return
         if self._random.random() >= self._share:
