@@ -129,7 +129,7 @@ def entries(draw: st.DrawFn, name: bytes) -> tuple[Stat, Content]:
         link_group=b"" if kind == EntryType.DIRECTORY else draw(st.sampled_from([b"", b"l" * 16])),
         target=draw(st.binary(min_size=1, max_size=30)) if kind == EntryType.SYMLINK else b"",
         device=draw(st.integers(0, (1 << 64) - 1)) if devices else 0,
-        content_id=draw(st.sampled_from([b"", b"c" * 32])) if size else b"",
+        content_id=draw(st.sampled_from([b"", b"c" * 32])) if 0 < size <= 4 << 20 else b"",
         extents=extents,
         spill=spill,
     )
