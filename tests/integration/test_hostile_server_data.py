@@ -189,6 +189,13 @@ def signed_by_a_sibling(stage: Stage) -> None:
     )
 
 
+def sibling_in_anothers_name(stage: Stage) -> None:
+    """A sibling signs with its own, honest identity, and says that it is this client."""
+    stage.bench.repository.add_identity(SIBLING_RECORD)
+    body = stage.body(identity=identity_hash(SIBLING_RECORD))
+    stage.order["snapshot"] = stage.stands(sign_manifest(body, KEYS, SIBLING), SIBLING_RECORD)
+
+
 def unsigned_mac(stage: Stage) -> None:
     """The server signs with an identity of its own making, and cannot make the MAC."""
     stage.bench.repository.add_identity(SERVERS_RECORD)
@@ -403,6 +410,7 @@ LIES: dict[str, tuple[Attack, str, str]] = {
     "an identity record without end": (endless_identity, RESTORE, "invalid"),
     "a domain record without end": (endless_domain, VERIFY, "invalid"),
     "a manifest signed by a sibling": (signed_by_a_sibling, RESTORE, "damaged"),
+    "a sibling's manifest in this client's name": (sibling_in_anothers_name, RESTORE, "damaged"),
     "an identity of the server's making": (unsigned_mac, RESTORE, "damaged"),
     "another identity record": (lambda s: s.says("identity", SIBLING_RECORD), RESTORE, "damaged"),
     "a snapshot that is not there": (lambda s: s.says("manifest", b"", 404), RESTORE, "invalid"),
