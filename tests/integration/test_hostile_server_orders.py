@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from holdfast_contract.ids import new_ulid
-from holdfast_contract.limits import MESSAGE_BYTES_MAX
+from holdfast_contract.limits import COUNT_MAX, MESSAGE_BYTES_MAX
 from holdfast_contract.protocol import control
 from holdfast_contract.protocol.control import Browse, JobState, Mode
 from tests.support.fake_server import FakeServer, RealAgent
@@ -101,6 +101,7 @@ FRAMES: dict[str, bytes | str] = {
     "a message of the other side": packed({"t": "accepted", "job": new_ulid()}),
     "a wrong type": packed({"t": "cancel", "job": 5}),
     "a negative rate": packed({"t": "settings", "settings": {"limit_upload": -1}}),
+    "a rate beyond 63 bits": packed({"t": "settings", "settings": {"limit_upload": 1 << 63}}),
     "a job id that is a path": order_with_job("../../../../../../tmp/evil"),
     "a job id with a slash": order_with_job("../outside/" + "X" * 15),
     "a job id with NUL": order_with_job("01ARZ3NDEKTSV4RRFFQ69G5FA\0"),
@@ -139,7 +140,7 @@ TIMELESS: dict[str, control.ToAgent] = {
     "the end of an unknown job": control.FinishedSeen(job=new_ulid()),
     "a cancel of an unknown query": control.CancelQuery(query=new_ulid()),
     "absurd rates": control.NewSettings(
-        settings=control.AgentSettings(limit_upload=(1 << 64) - 1, limit_download=(1 << 64) - 1)
+        settings=control.AgentSettings(limit_upload=COUNT_MAX, limit_download=COUNT_MAX)
     ),
 }
 
