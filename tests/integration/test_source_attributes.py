@@ -23,7 +23,6 @@ from holdfast_agent.sources.clock import SystemFileClock
 from holdfast_agent.sources.directory import Directory
 from holdfast_agent.sources.filesystems import Filesystems
 from holdfast_agent.sources.findings import Finding, Reason
-from holdfast_agent.tree.entry import Extent
 from tests.support.privilege import without_privilege
 
 PRIVILEGED = os.geteuid() == 0
@@ -60,20 +59,19 @@ def test_attributes_and_acls_of_a_file_and_a_directory(tmp_path: Path) -> None:
     os.setxattr(tmp_path / "file", "user.a", b"")
     os.setxattr(tmp_path / "file", "system.posix_acl_access", ACL)
     os.setxattr(tmp_path / "folder", "system.posix_acl_default", ACL)
-    found = attributes_in(tmp_path, "file").content()
+    found = attributes_in(tmp_path, "file").content
     assert found.xattrs == (
         (b"system.posix_acl_access", ACL),
         (b"user.a", b""),
         (b"user.z", b"\0binary\xff"),
     )
-    assert attributes_in(tmp_path, "folder").xattrs == ((b"system.posix_acl_default", ACL),)
+    assert attributes_in(tmp_path, "folder").content.xattrs == ((b"system.posix_acl_default", ACL),)
     descriptor = os.open(tmp_path / "file", os.O_RDONLY)
     try:
-        by_file = attributes_of(descriptor, NAMES)
+        by_file = attributes_of(descriptor, os.fstat(descriptor), NAMES)
     finally:
         os.close(descriptor)
-    assert isinstance(by_file, Attributes)
-    assert by_file.content() == found
+    assert by_file.content == found
 
 
 def test_a_symlink_is_described_itself(tmp_path: Path) -> None:
@@ -83,9 +81,9 @@ def test_a_symlink_is_described_itself(tmp_path: Path) -> None:
     os.symlink(target, os.fsencode(tmp_path / "link"))
     (tmp_path / "to file").symlink_to("file")
     found = attributes_in(tmp_path, "link")
-    assert found.content().target == target
+    assert found.content.target == target
     assert stat.S_ISLNK(found.info.st_mode)
-    assert attributes_in(tmp_path, "to file").xattrs == ()
+    assert attributes_in(tmp_path, "to file").content.xattrs == ()
 
 
 def test_fifos_sockets_and_devices_are_described_without_being_opened(tmp_path: Path) -> None:
@@ -95,23 +93,23 @@ def test_fifos_sockets_and_devices_are_described_without_being_opened(tmp_path: 
         listener.bind(f"/proc/self/fd/{here}/socket")
         os.close(here)
     for name in ("fifo", "socket"):
-        content = attributes_in(tmp_path, name).content()
+        content = attributes_in(tmp_path, name).content
         assert (content.uid, content.device) == (os.geteuid(), 0)
     if PRIVILEGED:
         os.mknod(tmp_path / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
         os.mknod(tmp_path / "disk", stat.S_IFBLK | 0o600, os.makedev(300, 70_000))
-        assert attributes_in(tmp_path, "null").content().device == os.makedev(1, 3)
-        assert attributes_in(tmp_path, "disk").content().device == os.makedev(300, 70_000)
+        assert attributes_in(tmp_path, "null").content.device == os.makedev(1, 3)
+        assert attributes_in(tmp_path, "disk").content.device == os.makedev(300, 70_000)
 
 
 def test_owners_have_numbers_and_names(tmp_path: Path) -> None:
     (tmp_path / "mine").write_bytes(b"")
-    content = attributes_in(tmp_path, "mine").content()
+    content = attributes_in(tmp_path, "mine").content
     assert (content.uid, content.gid) == (os.geteuid(), os.getegid())
     if PRIVILEGED:
         assert (content.user, content.group) == ("root", "root")
         os.chown(tmp_path / "mine", 12345, 54321)
-        content = attributes_in(tmp_path, "mine").content()
+        content = attributes_in(tmp_path, "mine").content
         assert (content.uid, content.gid, content.user, content.group) == (12345, 54321, "", "")
 
 
@@ -143,19 +141,6 @@ def test_links_are_counted(tmp_path: Path) -> None:
     assert attributes_in(tmp_path, "one").info.st_nlink == 2
 
 
-def test_what_only_the_engine_knows_is_put_in(tmp_path: Path) -> None:
-    (tmp_path / "one").write_bytes(b"")
-    extents = (Extent(b"c" * 32, 0, 5),)
-    content = attributes_in(tmp_path, "one").content(
-        link_group=b"g" * 16, content_id=b"i" * 32, extents=extents
-    )
-    assert (content.link_group, content.content_id, content.extents) == (
-        b"g" * 16,
-        b"i" * 32,
-        extents,
-    )
-
-
 def test_labels_of_the_host_and_computed_views_are_not_kept() -> None:
     kept = ["user.a", "trusted.b", "security.capability", "system.posix_acl_access", "security.me"]
     left = ["security.selinux", "security.ima", "security.evm", "system.nfs4_acl"]
@@ -171,18 +156,18 @@ def test_capabilities_and_trusted_attributes_are_read_with_privilege(tmp_path: P
     os.setxattr(tmp_path / "file", "trusted.t", b"1")
     (tmp_path / "link").symlink_to("file")
     os.setxattr(tmp_path / "link", "trusted.l", b"2", follow_symlinks=False)
-    assert attributes_in(tmp_path, "file").xattrs == (
+    assert attributes_in(tmp_path, "file").content.xattrs == (
         (b"security.capability", capability),
         (b"trusted.t", b"1"),
     )
-    assert attributes_in(tmp_path, "link").xattrs == ((b"trusted.l", b"2"),)
+    assert attributes_in(tmp_path, "link").content.xattrs == ((b"trusted.l", b"2"),)
 
 
 def read_denied(folder: str) -> list[object]:
     with opened(Path(folder)) as directory:
         found = attributes_at(directory, b"closed", OwnerNames())
     assert isinstance(found, Attributes), found
-    return [found.content().uid, [list(f[1:]) for f in found.findings]]
+    return [found.content.uid, [list(f[1:]) for f in found.findings]]
 
 
 def test_an_attribute_that_cannot_be_read_is_a_finding_and_the_rest_is_there(
@@ -216,5 +201,3 @@ def test_what_has_vanished_is_a_finding(tmp_path: Path) -> None:
         found = attributes_at(directory, b"gone", NAMES)
     assert isinstance(found, Finding)
     assert found.reason is Reason.VANISHED
-    closed = attributes_of(-1, NAMES)
-    assert isinstance(closed, Finding)

@@ -7,7 +7,7 @@ second time. What comes out equal to the parent's page stays where the parent ha
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from holdfast_agent.engine.context import BackupContext
-from holdfast_agent.engine.drafts import ChunkDraft, Place, batches
+from holdfast_agent.engine.drafts import ChunkDraft, Parts, Place, batches
 from holdfast_agent.engine.entries import DirectoryDraft, EntryDraft, OldPage, PageDraft, PageSlot
 from holdfast_agent.engine.files import FileContents
 from holdfast_agent.engine.groups import TreeGroups
@@ -30,7 +30,7 @@ from holdfast_agent.tree.block import (
     encode_extents_block,
     split_attributes,
 )
-from holdfast_agent.tree.entry import HOLE_CHUNK, SELF_CHUNK, Content, EntryFlag
+from holdfast_agent.tree.entry import HOLE_CHUNK, SELF_CHUNK, Content, EntryFlag, EntryType
 from holdfast_agent.tree.known import KnownPage, KnownTree, NewPage
 from holdfast_agent.tree.page import encode_page, encode_stat_part, page_ids
 from holdfast_contract.errors import TooLarge
@@ -38,6 +38,9 @@ from holdfast_contract.errors import TooLarge
 QUEUED_ENTRIES_MAX: Final = 12_000
 """Entries that may wait: about 10 MB."""
 _ID_BYTES: Final = 32
+_DIRECTORY: Final = int(EntryType.DIRECTORY)
+_IMPLIED: Final = int(EntryFlag.IMPLIED)
+_SKIPPED: Final = int(EntryFlag.SKIPPED)
 
 
 @dataclass(slots=True)
@@ -47,13 +50,16 @@ class _Usage:
     made: dict[bytes, int] = field(default_factory=dict)
     used: Counter[bytes] = field(default_factory=Counter)
 
-    def count(self, content: Content, sign: int) -> None:
-        """Count the bytes of bundles and blocks that an entry names."""
-        if content.content_id or content.spill:
-            for extent in content.extents:
-                self.used[extent.chunk] += sign * extent.length
-        for extent in content.xattr_blocks:
-            self.used[extent.chunk] += sign * extent.length
+    def count(self, contents: Iterable[Content], sign: int) -> None:
+        """Count the bytes of bundles and blocks that entries name."""
+        used = self.used
+        for content in contents:
+            if content.content_id or content.spill:
+                for extent in content.extents:
+                    used[extent.chunk] += sign * extent.length
+            if content.xattr_blocks:
+                for extent in content.xattr_blocks:
+                    used[extent.chunk] += sign * extent.length
 
 
 class Assembly:
@@ -105,8 +111,7 @@ class Assembly:
         """Take a page of the parent out of the tree."""
         self._known.drop(old.known.row)
         self._usage.used[old.known.chunk] -= len(old.known.data)
-        for content in old.page.contents:
-            self._usage.count(content, -1)
+        self._usage.count(old.page.contents, -1)
 
     def finish_pages(self) -> None:
         """Make every queued page."""
@@ -129,18 +134,22 @@ class Assembly:
     # --- one page ---
     def _finish(self, page: PageDraft) -> None:
         entries = [entry for entry in page.entries if not entry.is_gone]
-        waiting = [entry.parts for entry in entries if entry.parts and not entry.parts.is_resolved]
+        waiting = [
+            entry.parts
+            for entry in entries
+            if entry.parts is not None and not entry.parts.is_resolved
+        ]
         if waiting:
             self._shipping.wait_for(lambda: all(parts.is_resolved for parts in waiting))
         if not self._is_same(page, entries):
             for entry in entries:
-                self._spill(entry, page.extra)
+                if entry.child is not None or entry.content.xattrs or _is_cut(entry.parts):
+                    self._spill(entry, page.extra)
             if page.old is not None:
                 self.drop(page.old)
             if entries:
                 self._make(page, entries)
-        for entry in entries:
-            self._count(entry)
+        self._count(entries)
         if page.is_last:
             self._groups.end_of_directory(page.directory.path)
 
@@ -165,14 +174,16 @@ class Assembly:
         if entry.child is not None:
             extents = self._groups.extents(entry.child.places())
         else:
-            extents = tuple(entry.parts.extents()) if entry.parts is not None else ()
+            extents = entry.parts.as_extents() if entry.parts is not None else ()
         return msgspec.structs.replace(entry.content, extents=extents) == content
 
     def _make(self, page: PageDraft, entries: list[EntryDraft]) -> None:
-        stats = [entry.stat for entry in entries]
+        stat_part = encode_stat_part([entry.stat for entry in entries])
+        contents: list[Content] = []
 
         def encode() -> bytes:
-            return encode_page(encode_stat_part(stats), [self._content(entry) for entry in entries])
+            contents[:] = map(self._content, entries)
+            return encode_page(stat_part, contents)
 
         try:
             place, data = self._groups.put(encode)
@@ -184,7 +195,7 @@ class Assembly:
             self._make(page, entries[half:])
             return
         page.slot.places.append(place)
-        self._note(page, entries, place, data)
+        self._note(page, entries, contents, place, data)
 
     def _content(self, entry: EntryDraft) -> Content:
         """Return the content part as it stands in a page that goes into the open group."""
@@ -194,22 +205,26 @@ class Assembly:
             content = msgspec.structs.replace(content, xattrs=(), xattr_blocks=blocks)
         if entry.blocks:
             extents = self._groups.extents(entry.blocks)
+        elif entry.parts is not None:
+            extents = entry.parts.as_extents()
         elif entry.child is not None:
             extents = self._groups.extents(entry.child.places())
-        elif entry.parts is not None:
-            extents = tuple(entry.parts.extents())
         else:
+            return content
+        if not extents and not content.extents:
             return content
         return msgspec.structs.replace(content, extents=extents)
 
     # --- blocks ---
     def _spill(self, entry: EntryDraft, extra: dict[bytes, bytes]) -> None:
         """Put into blocks what is too long for a page."""
-        if not attributes_fit_page(entry.content.xattrs):
-            for part in split_attributes(entry.content.xattrs):
-                place, _ = self._groups.put(partial(encode_attributes_block, part))
-                entry.attribute_blocks.append(place)
-        if entry.parts is not None and len(entry.parts) > INLINE_EXTENTS_MAX:
+        xattrs = entry.content.xattrs
+        if xattrs and not attributes_fit_page(xattrs):
+            entry.attribute_blocks = [
+                self._groups.put(partial(encode_attributes_block, part))[0]
+                for part in split_attributes(xattrs)
+            ]
+        if entry.parts is not None and _is_cut(entry.parts):
             ids = RecordSorter(_ID_BYTES, self._open_spool)
             places: list[Place] = []
             for batch in batches(entry.parts.extents(), BLOCK_EXTENTS_MAX):
@@ -261,9 +276,13 @@ class Assembly:
 
     # --- what the page leaves behind ---
     def _note(
-        self, page: PageDraft, entries: Sequence[EntryDraft], place: Place, data: bytes
+        self,
+        page: PageDraft,
+        entries: Sequence[EntryDraft],
+        contents: Sequence[Content],
+        place: Place,
+        data: bytes,
     ) -> None:
-        contents = [self._content(entry) for entry in entries]
         spilled = [entry.stat.name for entry, c in zip(entries, contents, strict=True) if c.spill]
         extra = tuple((name, page.extra[name]) for name in spilled)
         new = NewPage(
@@ -281,8 +300,7 @@ class Assembly:
         self.refs.add(page_ids(data))
         for _, ids in extra:
             self.refs.add_joined(ids)
-        for content in contents:
-            self._usage.count(content, 1)
+        self._usage.count(contents, 1)
 
     def _group_closed(self, group: bytes, size: int) -> None:
         self.refs.add((group,))
@@ -299,22 +317,29 @@ class Assembly:
         for _, ids in extra:
             self.refs.add_joined(ids)
 
-    def _count(self, entry: EntryDraft) -> None:
+    def _count(self, entries: Sequence[EntryDraft]) -> None:
         tally = self._tally
-        if entry.is_directory:
-            tally.dirs += not entry.stat.flags & EntryFlag.IMPLIED
-            return
-        tally.files += 1
-        # Those that were skipped too: readers hold a tree against these counts.
-        counted = tally.add_bytes(entry.stat.size, entry.content.link_group)
-        if entry.is_skipped:
-            tally.files_skipped += 1
-            return
-        if entry.old is None:
-            tally.files_new += 1
-        elif is_unmodified(entry):
-            tally.files_unmodified += 1
-            return
-        else:
-            tally.files_changed += 1
-        tally.bytes_changed += counted
+        for entry in entries:
+            stat = entry.stat
+            if stat.type == _DIRECTORY:
+                tally.dirs += not stat.flags & _IMPLIED
+                continue
+            tally.files += 1
+            # Those that were skipped too: readers hold a tree against these counts.
+            counted = tally.add_bytes(stat.size, entry.content.link_group)
+            if stat.flags & _SKIPPED:
+                tally.files_skipped += 1
+                continue
+            if entry.old is None:
+                tally.files_new += 1
+            elif is_unmodified(entry):
+                tally.files_unmodified += 1
+                continue
+            else:
+                tally.files_changed += 1
+            tally.bytes_changed += counted
+
+
+def _is_cut(parts: Parts | None) -> bool:
+    """Tell whether a file has so many parts that they may not fit into a page."""
+    return parts is not None and len(parts) > INLINE_EXTENTS_MAX

@@ -37,7 +37,7 @@ class Parts:
 
     def __init__(self, parts: Iterable[Part] = ()) -> None:
         self._open: list[Part] = list(parts)
-        self._packed = bytearray()
+        self._packed: bytes | bytearray = b""
 
     def append(self, part: Part) -> None:
         """Add the next part."""
@@ -58,10 +58,20 @@ class Parts:
     @property
     def is_resolved(self) -> bool:
         """Whether every id is known."""
-        return all(not isinstance(part[0], ChunkDraft) or part[0].id for part in self._open)
+        for chunk, _, _ in self._open:
+            if chunk.__class__ is ChunkDraft and not chunk.id:
+                return False
+        return True
 
     def __len__(self) -> int:
         return len(self._packed) // self._RECORD + len(self._open)
+
+    def as_extents(self) -> tuple[Extent, ...]:
+        """Return the extents; every id has to be known. For files of few parts."""
+        if len(self._open) == 1 and not self._packed:
+            chunk, offset, length = self._open[0]
+            return (Extent(known_id(chunk), offset, length),)
+        return tuple(self.extents())
 
     def extents(self) -> Iterator[Extent]:
         """Yield the extents; every id has to be known."""
@@ -74,6 +84,9 @@ class Parts:
 
     def _pack(self) -> None:
         """Pack the resolved parts at the front."""
+        if not self._packed:
+            # Most files never come here: they do without a buffer of their own.
+            self._packed = bytearray()
         done = 0
         for chunk, offset, length in self._open:
             found = chunk.id if isinstance(chunk, ChunkDraft) else chunk

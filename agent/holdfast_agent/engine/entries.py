@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from holdfast_agent.engine.drafts import Parts, Place
 from holdfast_agent.engine.source import DoubtKey
 from holdfast_agent.tree.entry import Content, EntryFlag, EntryType, Stat
 from holdfast_agent.tree.known import KnownPage
 from holdfast_agent.tree.page import Page
+
+# Plain integers: arithmetic with members of an enum runs in Python.
+_DIRECTORY: Final = int(EntryType.DIRECTORY)
+_SKIPPED: Final = int(EntryFlag.SKIPPED)
 
 OldEntry: TypeAlias = tuple[Stat, Content]
 """An entry as the parent has it."""
@@ -46,24 +51,24 @@ class EntryDraft:
     parts: Parts | None = None
     """Content of a file that was read, or found by its content."""
     child: DirectoryDraft | None = None
-    blocks: list[Place] = field(default_factory=list)
-    """Where extents were put that are too many for a page; `content.spill` says how deep."""
-    attribute_blocks: list[Place] = field(default_factory=list)
     old: OldEntry | None = None
     doubt: DoubtKey | None = None
     """Set while the file has to be looked at a second time."""
+    blocks: Sequence[Place] = ()
+    """Where extents were put that are too many for a page; `content.spill` says how deep."""
+    attribute_blocks: Sequence[Place] = ()
     is_gone: bool = False
     """It vanished before the second look: no entry."""
 
     @property
     def is_directory(self) -> bool:
         """Whether it is a directory."""
-        return self.stat.type == EntryType.DIRECTORY
+        return self.stat.type == _DIRECTORY
 
     @property
     def is_skipped(self) -> bool:
         """Whether its content or children are not in the snapshot."""
-        return bool(self.stat.flags & EntryFlag.SKIPPED)
+        return bool(self.stat.flags & _SKIPPED)
 
 
 @dataclass(slots=True)

@@ -25,6 +25,9 @@ from holdfast_contract.ids import ChunkId
 
 _PAGES_REMEMBERED: Final = 8
 """Decoded pages of the parent: files that moved together are found in the same page."""
+_NOTHING: Final = memoryview(b"")
+_TOLD_BYTES: Final = 256 * 1024
+"""Read in small files before the progress is told."""
 
 
 class FileContent(NamedTuple):
@@ -64,6 +67,8 @@ class FileContents:
             submit=self._submit,
         )
         self._decoded: OrderedDict[int, Page] = OrderedDict()
+        self._untold = 0
+        """Bytes of small files that the progress has not been told."""
         self.avoid = avoid
         """Chunks that nothing may refer to unless they are sent again."""
 
@@ -74,6 +79,7 @@ class FileContents:
 
     def close_bundle(self) -> None:
         """End the open bundle: ids in it are waited for."""
+        self._tell()
         self._bundler.close()
 
     def read(self, reader: Reader, old: OldEntry | None) -> FileContent:
@@ -91,32 +97,69 @@ class FileContents:
         return self._read_large(reader, size, old)
 
     # --- small files ---
+    def is_small(self, size: int) -> bool:
+        """Tell whether files of this size are bundled."""
+        return size <= self._small_max
+
+    def room(self, size: int) -> memoryview:
+        """Return a buffer for the content of a small file, to be given to `keep_plain`."""
+        return self._bundler.room(size) if size else _NOTHING
+
+    def keep_plain(self, data: memoryview, old: OldEntry | None) -> FileContent:
+        """Return the content of a file without holes that was read into the last `room`."""
+        size = len(data)
+        if not size:
+            return FileContent(Parts(), b"", 0)
+        self._untold += size
+        if self._untold >= _TOLD_BYTES:
+            self._tell()
+        found = content_id(self._keys, data)
+        parts = self._find(found, (), old)
+        if parts is None:
+            draft, at = self._bundler.take(size, found)
+            parts = self._keep(found, draft, at, size)
+        return FileContent(parts, found, size)
+
+    def _tell(self) -> None:
+        if self._untold:
+            self._progress.add(bytes=self._untold)
+            self._untold = 0
+
+    def _keep(self, found: bytes, draft: ChunkDraft, at: int, size: int) -> Parts:
+        """Remember where the content of a file without holes lies."""
+        self._bundled.add(found, draft, at, size)
+        if not self._bundler.is_open:
+            self._bundled.settle()
+        return Parts(((draft, at, size),))
+
     def _read_small(self, reader: Reader, size: int, old: OldEntry | None) -> FileContent:
         buffer = self._bundler.room(size)
         runs: list[tuple[int, int]] = []
         filled = 0
         for offset, length in reader.data_runs():
-            got = reader.read_into(buffer[filled : filled + length], offset)
+            whole = length == size
+            got = reader.read_into(buffer if whole else buffer[filled : filled + length], offset)
             if got:
                 runs.append((offset, got))
             filled += got
             if got < length:
                 size = offset + got
                 break
-        self._cancel.check()
         self._progress.add(bytes=size, moved=1)
         if size == 0:
             return FileContent(Parts(), b"", 0)
-        found = self._content_id(buffer[:filled], runs, size)
-        holes = _holes_between(runs, size)
+        if filled == size:
+            found = content_id(self._keys, buffer[:size])
+            holes: tuple[tuple[int, int], ...] = ()
+        else:
+            found = self._content_id(buffer[:filled], runs, size)
+            holes = _holes_between(runs, size)
         parts = self._find(found, holes, old)
         if parts is None:
             parts = self._bundle(found, runs, size, filled)
         return FileContent(parts, found, size)
 
     def _content_id(self, data: memoryview, runs: list[tuple[int, int]], size: int) -> bytes:
-        if runs == [(0, size)]:
-            return content_id(self._keys, data)
         hasher = ContentHasher(self._keys)
         position = used = 0
         for offset, length in runs:
@@ -132,10 +175,7 @@ class FileContents:
             return Parts(((HOLE_CHUNK, 0, size),))
         draft, at = self._bundler.take(filled, found)
         if filled == size:
-            self._bundled.add(found, draft, at, size)
-            if not self._bundler.is_open:
-                self._bundled.settle()
-            return Parts(((draft, at, size),))
+            return self._keep(found, draft, at, size)
         parts: list[Part] = []
         position = 0
         for offset, length in runs:

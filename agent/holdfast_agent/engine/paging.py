@@ -60,9 +60,9 @@ class Paging:
             return False
         return any(_touched(ids, avoid) for _, ids in self._known.block_ids(known.row))
 
-    def is_same_entry(self, stat: Stat, known: OldEntry | None, extra: bytes) -> bool:
+    def is_same_entry(self, stat: Stat, known: OldEntry, extra: bytes) -> bool:
         """Tell whether an entry is the parent's and names nothing that is to be avoided."""
-        if known is None or stat.type == _DIRECTORY or stat.flags or known[0] != stat:
+        if stat.type == _DIRECTORY or stat.flags or known[0] != stat:
             return False
         avoid = self._avoid
         if not avoid:
@@ -125,7 +125,7 @@ class Paging:
         extra = {} if old is None else dict(old.extra)
         for entry in entries:
             # Entries of another page that were not touched bring their blocks along.
-            if entry.old is not None and entry.content.spill and entry.stat.name not in extra:
+            if entry.content.spill and entry.old is not None and entry.stat.name not in extra:
                 extra[entry.stat.name] = self._extra_of(draft.path, entry.stat.name)
         self._pages.add(PageDraft(draft, slot, entries, old, extra, is_last))
 

@@ -111,6 +111,13 @@ class Place(Protocol):
     def attributes(self, name: bytes) -> Attributes:
         """Return the attributes of any kind of entry without opening it."""
 
+    def read_plain(self, entry: Stat, buffer: memoryview) -> Content | None:
+        """Read a small file in one go: fill `buffer` with its `entry.size` bytes.
+
+        Returns its owners and attributes. None: `open` it, since something about it is not
+        ordinary (it is young, changes, has holes or other names, cannot be read, ...).
+        """
+
     def open(self, entry: Stat) -> Reader:
         """Open the regular file that `entry` was scanned as.
 

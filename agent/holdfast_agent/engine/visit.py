@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -22,7 +22,6 @@ from holdfast_agent.engine.source import (
     Attributes,
     DoubtKey,
     Place,
-    Reader,
     Row,
     Source,
     Unreadable,
@@ -48,8 +47,7 @@ class _Linked:
     names_left: int
 
 
-@dataclass(slots=True)
-class _Result:
+class _Result(NamedTuple):
     """One reading of a file."""
 
     entry: Stat
@@ -145,6 +143,10 @@ class Visits:
             linked = self._other_name(place, stat, old)
             if linked is not None:
                 return linked
+        if self._files.is_small(stat.size):
+            plain = self._read_plain(place, stat, old)
+            if plain is not None:
+                return plain
         last: _Result | None = None
         for _ in range(_ATTEMPTS):
             try:
@@ -167,8 +169,19 @@ class Visits:
         if last is None:
             return self.skipped(place, stat, changing, old)
         self._list(place, stat.name, changing.reason, changing.message)
-        last.entry = _flagged(last.entry, _UNSETTLED)
+        last = last._replace(entry=_flagged(last.entry, _UNSETTLED))
         return self._taken(place, last, old)
+
+    def _read_plain(self, place: Place, stat: Stat, old: OldEntry | None) -> EntryDraft | None:
+        """Return the entry of a file about which everything is ordinary, as nearly always."""
+        data = self._files.room(stat.size)
+        content = place.read_plain(stat, data)
+        if content is None:
+            return None
+        parts, found, _ = self._files.keep_plain(data, old)
+        if found:
+            content = msgspec.structs.replace(content, content_id=found)
+        return EntryDraft(stat, content, parts, None, old)
 
     def _other_kind(self, place: Place, stat: Stat, old: OldEntry | None) -> EntryDraft | None:
         """Return the entry of what has taken a file's name."""
@@ -193,40 +206,38 @@ class Visits:
         return self.skipped(place, found.stat, why, old)
 
     def _read_once(self, place: Place, stat: Stat, old: OldEntry | None) -> _Result:
-        if self._source.is_full():
-            self._make_room()
         reader = place.open(stat)
         try:
             attributes = reader.attributes()
             content = self._files.read(reader, old)
-            is_whole = reader.is_unchanged() and content.size == reader.entry.size
+            is_whole = reader.is_unchanged()
+            entry = reader.entry
+            if content.size != entry.size:
+                is_whole = False
+                entry = msgspec.structs.replace(entry, size=content.size)
             doubt = place.doubt(reader) if is_whole else None
-            entry = self._as_read(reader, content)
         finally:
             reader.close()
         return _Result(entry, attributes, content, is_whole, doubt)
 
-    def _as_read(self, reader: Reader, content: FileContent) -> Stat:
-        entry = reader.entry
-        if content.size == entry.size:
-            return entry
-        return msgspec.structs.replace(entry, size=content.size)
-
     def _taken(self, place: Place, result: _Result, old: OldEntry | None) -> EntryDraft:
-        group = b""
-        if result.attributes.links > 1:
-            group = place.link_group(result.attributes.inode)
-            if result.is_whole and result.doubt is None:
+        stat, attributes, (parts, content_id, _), is_whole, doubt = result
+        content = attributes.content
+        if attributes.links > 1:
+            group = place.link_group(attributes.inode)
+            content = msgspec.structs.replace(content, link_group=group, content_id=content_id)
+            if is_whole and doubt is None:
                 self._remember(group, result)
-        content = msgspec.structs.replace(
-            result.attributes.content, link_group=group, content_id=result.content.content_id
-        )
-        entry = EntryDraft(
-            result.entry, content, parts=result.content.parts, old=old, doubt=result.doubt
-        )
-        if result.doubt is not None:
-            self.doubts[result.doubt] = entry
-        return self._with_failures(place, entry, result.attributes)
+        elif content_id:
+            content = msgspec.structs.replace(content, content_id=content_id)
+        entry = EntryDraft(stat, content, parts, None, old, doubt)
+        if attributes.failures:
+            self._with_failures(place, entry, attributes)
+        if doubt is not None:
+            self.doubts[doubt] = entry
+            if self._source.is_full():
+                self._make_room()
+        return entry
 
     # --- hard links ---
     def _remember(self, group: bytes, result: _Result) -> None:

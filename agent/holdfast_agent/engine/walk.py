@@ -32,7 +32,9 @@ from holdfast_agent.tree.page import (
 from holdfast_contract.limits import DEPTH_MAX, WALK_PATH_BYTES_MAX
 
 _DIRECTORY: Final = int(EntryType.DIRECTORY)
-_NO_EXTENTS: Final = Content()
+_SKIPPED: Final = int(EntryFlag.SKIPPED)
+_TOLD_FILES: Final = 32
+"""Files counted before the progress is told: a call for each would cost a thirtieth of its time."""
 
 Steps: TypeAlias = Generator["Steps", DirectoryDraft, DirectoryDraft]
 """A directory at work: yields the directories below it, is sent their drafts, returns its own."""
@@ -164,7 +166,13 @@ class Walk:
             return None
         try:
             stat = place.look(name)
-            entry = yield from self._one(place, path[: -len(name) - 1] or b"/", stat, old, 0)
+            above = path[: -len(name) - 1] or b"/"
+            entry: EntryDraft | None
+            if stat.type == _DIRECTORY and not stat.flags & _SKIPPED:
+                entry = yield from self._directory_entry(place, above, stat, old, 0)
+            else:
+                entry = self._leaf(place, above, stat, old)
+                self._progress.add(files=1)
         except Unreadable as why:
             self._tally.list_row(Row(path, why.reason, why.message))
             return None
@@ -273,18 +281,28 @@ class Walk:
         )
         due = self._turn.due(path, part) if before else frozenset()
         drafts = []
+        untold = 0
+        check = self._cancel.check
         for stat in part:
-            self._cancel.check()
+            check()
             known = before.pop(stat.name, None)
-            extra = b"" if old is None else old.extra.get(stat.name, b"")
-            if stat.name not in due and self._paging.is_same_entry(stat, known, extra):
-                assert known is not None
-                drafts.append(EntryDraft(stat, known[1], old=known))
-                self._progress.add(files=1, bytes=stat.size)
-                continue
-            entry = yield from self._one(place, path, stat, known, depth)
+            if known is not None and stat.name not in due:
+                extra = b"" if old is None else old.extra.get(stat.name, b"")
+                if self._paging.is_same_entry(stat, known, extra):
+                    drafts.append(EntryDraft(stat, known[1], old=known))
+                    self._progress.add(files=1, bytes=stat.size)
+                    continue
+            if stat.type == _DIRECTORY and not stat.flags & _SKIPPED:
+                entry = yield from self._directory_entry(place, path, stat, known, depth)
+            else:
+                entry = self._leaf(place, path, stat, known)
+                untold += 1
+                if untold == _TOLD_FILES:
+                    self._progress.add(files=untold)
+                    untold = 0
             if entry is not None:
                 drafts.append(entry)
+        self._progress.add(files=untold)
         self._paging.drop_vanished(path, before)
         return drafts
 
@@ -309,15 +327,18 @@ class Walk:
             start = end
 
     # --- one entry ---
-    def _one(
+    def _leaf(
+        self, place: Place, path: bytes, stat: Stat, old: OldEntry | None
+    ) -> EntryDraft | None:
+        """Return the entry of anything but a directory, or of what is only listed."""
+        if old is not None and old[0].type == _DIRECTORY:
+            self._paging.drop_below(path_below(path, stat.name))
+        return self._entries.entry(place, stat, old)
+
+    def _directory_entry(
         self, place: Place, path: bytes, stat: Stat, old: OldEntry | None, depth: int
     ) -> Generator[Steps, DirectoryDraft, EntryDraft | None]:
-        if stat.type != _DIRECTORY or stat.flags & EntryFlag.SKIPPED:
-            if old is not None and old[0].type == _DIRECTORY:
-                self._paging.drop_below(path_below(path, stat.name))
-            entry = self._entries.entry(place, stat, old)
-            self._progress.add(files=1, moved=1)
-            return entry
+        entry: EntryDraft | None
         if old is not None and old[0] == stat:
             entry = EntryDraft(stat, old[1], old=old)
         else:

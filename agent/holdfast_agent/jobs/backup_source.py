@@ -18,14 +18,15 @@ from holdfast_agent.sources.clock import FileClock
 from holdfast_agent.sources.descent import Descent
 from holdfast_agent.sources.filesystems import FilesystemKind, Filesystems
 from holdfast_agent.sources.findings import Finding, joined
-from holdfast_agent.sources.reading import FileReader, ReadFailed, open_file
+from holdfast_agent.sources.reading import FileReader, ReadFailed, open_file, read_plain
 from holdfast_agent.sources.roots import OwnFiles, Roots, is_within, own_file_note
 from holdfast_agent.sources.rules import Rules
 from holdfast_agent.sources.scan import look, pseudo_note, scan, stat_of
-from holdfast_agent.sources.secondlook import SecondLook
-from holdfast_agent.tree.entry import EntryType, Stat
+from holdfast_agent.sources.secondlook import YOUNG_NS, SecondLook
+from holdfast_agent.tree.entry import Content, EntryType, Stat
 
 _NOTES_MAX: Final = 1000
+_FILE: Final = int(EntryType.FILE)
 _Found = TypeVar("_Found")
 
 
@@ -66,6 +67,8 @@ class Top(NamedTuple):
 class VolumeReader:
     """A file that is open; fits engine.source.Reader."""
 
+    __slots__ = ("_owners", "entry", "reader", "started_ns")
+
     def __init__(
         self, reader: FileReader, owners: OwnerNames, started_ns: int, *, shown: bytes
     ) -> None:
@@ -94,8 +97,8 @@ class VolumeReader:
 
     def attributes(self) -> Attributes:
         """Return owners, attributes and link count."""
-        found = _readable(attributes_of(self.reader.descriptor, self._owners))
-        return _attributes(found, EntryType.FILE)
+        reader = self.reader
+        return _attributes(attributes_of(reader.descriptor, reader.info, self._owners), _FILE)
 
     def close(self) -> None:
         """Close the file."""
@@ -103,17 +106,21 @@ class VolumeReader:
 
 
 def _attributes(found: VolumeAttributes, kind: int) -> Attributes:
-    info = found.info
+    info, content, findings = found
+    failures: tuple[tuple[str, str], ...] = ()
+    if findings:
+        failures = tuple((finding.reason.value, finding.message) for finding in findings)
+    # By position: of every file that is read, and names would double its cost.
     return Attributes(
-        content=found.content(),
-        type=kind,
-        device=info.st_dev,
-        inode=info.st_ino,
-        links=info.st_nlink,
-        size=info.st_size,
-        mtime_ns=info.st_mtime_ns,
-        ctime_ns=info.st_ctime_ns,
-        failures=tuple((finding.reason.value, finding.message) for finding in found.findings),
+        content,
+        kind,
+        info.st_dev,
+        info.st_ino,
+        info.st_nlink,
+        info.st_size,
+        info.st_mtime_ns,
+        info.st_ctime_ns,
+        failures,
     )
 
 
@@ -185,6 +192,14 @@ class VolumePlace:
         found = _readable(attributes_at(here, self._real(name), self._volume.owners))
         return _attributes(found, stat_of(here, name, found.info).type)
 
+    def read_plain(self, entry: Stat, buffer: memoryview) -> Content | None:
+        """Read an ordinary file in one go; None: it is not one."""
+        volume = self._volume
+        # The young need a second look; a path of the backup itself may have another name on disk.
+        if not self._names or entry.ctime_ns >= volume.clock.stamp_ns() - YOUNG_NS:
+            return None
+        return read_plain(self.descent.current, entry, buffer, volume.owners)
+
     def open(self, entry: Stat) -> VolumeReader:
         """Open a regular file."""
         started_ns = self._volume.clock.stamp_ns()
@@ -201,6 +216,9 @@ class VolumePlace:
     def doubt(self, reader: Reader) -> DoubtKey | None:
         """Remember a young file for the second look."""
         assert isinstance(reader, VolumeReader)
+        # Asked first: nearly every file is older, and its place need not be named.
+        if reader.reader.info.st_ctime_ns < self._volume.clock.stamp_ns() - YOUNG_NS:
+            return None
         key = DoubtKey(self._top.above, tuple(self._names), reader.entry.name)
         parents = tuple(self._names)
         if parents:

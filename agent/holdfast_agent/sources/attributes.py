@@ -19,12 +19,13 @@ import os
 import pwd
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
+
+import msgspec
 
 from holdfast_agent.sources.directory import Directory, by_descriptor, open_handle
 from holdfast_agent.sources.findings import Finding, Reason, finding_from
-from holdfast_agent.tree.entry import Content, Extent
+from holdfast_agent.tree.entry import Content
 
 Attribute = tuple[bytes, bytes]
 
@@ -38,41 +39,15 @@ _NAMES_MAX: Final = 4096
 """Most owner names remembered of each kind: a tree of many users must not grow the process."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(NamedTuple):
     """What was found beside the stat part."""
 
     info: os.stat_result
     """Of the same descriptor: `st_nlink`, `st_dev` and `st_ino` decide about hard links."""
-    user: str
-    group: str
-    xattrs: tuple[Attribute, ...]
-    target: bytes
+    content: Content
+    """Owners, attributes, target, device; what only the engine knows is empty."""
     findings: tuple[Finding, ...]
     """Attributes that could not be read; the path is empty (the entry itself)."""
-
-    def content(
-        self,
-        *,
-        link_group: bytes = b"",
-        content_id: bytes = b"",
-        extents: tuple[Extent, ...] = (),
-    ) -> Content:
-        """Return the content part made of these and of what only the engine knows."""
-        mode = self.info.st_mode
-        is_device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
-        return Content(
-            uid=self.info.st_uid,
-            gid=self.info.st_gid,
-            user=self.user,
-            group=self.group,
-            xattrs=self.xattrs,
-            link_group=link_group,
-            target=self.target,
-            device=self.info.st_rdev if is_device else 0,
-            content_id=content_id,
-            extents=extents,
-        )
 
 
 class OwnerNames:
@@ -86,6 +61,7 @@ class OwnerNames:
         self._user_of, self._group_of = user_of, group_of
         self._users: dict[int, str] = {}
         self._groups: dict[int, str] = {}
+        self._plain: dict[tuple[int, int], Content] = {}
 
     def user(self, uid: int) -> str:
         """Return the user's name, empty where the system knows none."""
@@ -94,6 +70,16 @@ class OwnerNames:
     def group(self, gid: int) -> str:
         """Return the group's name, empty where the system knows none."""
         return _remembered(self._groups, self._group_of, gid)
+
+    def owned(self, uid: int, gid: int) -> Content:
+        """Return the content part that says the owners and nothing else; most files share it."""
+        found = self._plain.get((uid, gid))
+        if found is None:
+            if len(self._plain) >= _NAMES_MAX:
+                self._plain.clear()
+            found = Content(uid=uid, gid=gid, user=self.user(uid), group=self.group(gid))
+            self._plain[uid, gid] = found
+        return found
 
 
 def _remembered(names: dict[int, str], name_of: Callable[[int], str], number: int) -> str:
@@ -110,16 +96,13 @@ def _remembered(names: dict[int, str], name_of: Callable[[int], str], number: in
     return known
 
 
-def attributes_of(descriptor: int, names: OwnerNames) -> Attributes | Finding:
-    """Return the attributes of an open file or directory."""
-    try:
-        info = os.fstat(descriptor)
-    except OSError as exc:
-        return finding_from(b"", exc)
+def attributes_of(descriptor: int, info: os.stat_result, names: OwnerNames) -> Attributes:
+    """Return the attributes of an open file or directory; `info` was asked of the descriptor."""
     xattrs, findings = read_xattrs(descriptor)
-    return Attributes(
-        info, names.user(info.st_uid), names.group(info.st_gid), xattrs, b"", findings
-    )
+    content = names.owned(info.st_uid, info.st_gid)
+    if xattrs:
+        content = msgspec.structs.replace(content, xattrs=xattrs)
+    return Attributes(info, content, findings)
 
 
 def attributes_at(directory: Directory, name: bytes, names: OwnerNames) -> Attributes | Finding:
@@ -139,9 +122,18 @@ def attributes_at(directory: Directory, name: bytes, names: OwnerNames) -> Attri
         return finding_from(name, exc)
     finally:
         os.close(handle)
-    return Attributes(
-        info, names.user(info.st_uid), names.group(info.st_gid), xattrs, target, findings
+    mode = info.st_mode
+    is_device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+    content = Content(
+        uid=info.st_uid,
+        gid=info.st_gid,
+        user=names.user(info.st_uid),
+        group=names.group(info.st_gid),
+        xattrs=xattrs,
+        target=target,
+        device=info.st_rdev if is_device else 0,
     )
+    return Attributes(info, content, findings)
 
 
 def is_kept(attribute: str) -> bool:

@@ -97,6 +97,17 @@ def stat_of(directory: Directory, name: bytes, info: os.stat_result) -> Stat:
     )
 
 
+def is_as_scanned(entry: Stat, info: os.stat_result) -> bool:
+    """Return whether `stat_of` a regular file would give `entry` again; `info` is of its inode."""
+    return (
+        info.st_mtime_ns == entry.mtime_ns
+        and info.st_ctime_ns == entry.ctime_ns
+        and info.st_size == entry.size
+        and info.st_mode & 0o7777 == entry.mode
+        and entry.type == _FILE
+    )
+
+
 def look(directory: Directory, name: bytes) -> Stat | Finding:
     """Return the stat part of one name as it is now."""
     info = directory.status(name)

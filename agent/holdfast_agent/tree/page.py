@@ -119,7 +119,7 @@ def encode_page(stat_part: bytes, contents: Sequence[Content]) -> bytes:
     rows = []
     for content in contents:
         owner = (content.uid, content.gid, content.user, content.group)
-        flat = _flatten(content.extents, ids)
+        flat = _flatten(content.extents, ids) if content.extents else ()
         index = owners.setdefault(owner, len(owners))
         rows.append((index, content.content_id, flat, _encode_extra(content, ids)))
     content_part = _ENCODER.encode((tuple(owners), rows))
@@ -132,7 +132,10 @@ def encode_page(stat_part: bytes, contents: Sequence[Content]) -> bytes:
     return page
 
 
-def _flatten(extents: Sequence[Extent], ids: dict[bytes, int]) -> list[int]:
+def _flatten(extents: Sequence[Extent], ids: dict[bytes, int]) -> Sequence[int]:
+    if len(extents) == 1:
+        only = extents[0]
+        return ids.setdefault(only.chunk, len(ids) - 2), only.offset, only.length
     flat: list[int] = []
     for extent in extents:
         index = ids.setdefault(extent.chunk, len(ids) - 2)
