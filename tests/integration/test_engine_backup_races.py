@@ -15,9 +15,9 @@ import pytest
 from holdfast_agent.engine import assembly
 from holdfast_agent.engine.source import Reader
 from holdfast_agent.jobs import backup_source
-from holdfast_agent.jobs.backup_source import VolumePlace, VolumeReader
+from holdfast_agent.jobs.backup_source import VolumeListing, VolumePlace, VolumeReader
 from holdfast_agent.sources.directory import Directory
-from holdfast_agent.sources.scan import Listing, scan
+from holdfast_agent.sources.scan import Listing, stats_of
 from holdfast_agent.tree.entry import EntryFlag, EntryType, Stat
 from holdfast_contract.limits import KIB, MIB
 from holdfast_contract.protocol.control import JobState
@@ -191,8 +191,8 @@ def test_file_that_is_unsettled_twice_with_equal_times_is_read_twice(
     def in_doubt(entry: Stat) -> Stat:
         return msgspec.structs.replace(entry, mtime_ns=7, ctime_ns=7, flags=EntryFlag.UNSETTLED)
 
-    def scanned(directory: Directory) -> Listing:
-        found = scan(directory)
+    def scanned(directory: Directory, names: list[bytes]) -> Listing:
+        found = stats_of(directory, names)
         return found._replace(entries=[in_doubt(entry) for entry in found.entries])
 
     def open_file(place: VolumePlace, entry: Stat) -> VolumeReader:
@@ -200,7 +200,7 @@ def test_file_that_is_unsettled_twice_with_equal_times_is_read_twice(
         reader.entry = in_doubt(reader.entry)
         return reader
 
-    monkeypatch.setattr(backup_source, "scan", scanned)
+    monkeypatch.setattr(backup_source, "stats_of", scanned)
     monkeypatch.setattr(VolumePlace, "open", open_file)
     bench.run()
     path.write_bytes(b"two")
@@ -209,14 +209,14 @@ def test_file_that_is_unsettled_twice_with_equal_times_is_read_twice(
 
 
 def after_listing(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
-    plain = VolumePlace.listing
+    plain = VolumeListing.take
 
-    def listing(place: VolumePlace) -> object:
-        found = plain(place)
+    def take(listing: VolumeListing, last: bytes | None, entries_max: int) -> list[Stat]:
+        found = plain(listing, last, entries_max)
         act()
         return found
 
-    monkeypatch.setattr(VolumePlace, "listing", listing)
+    monkeypatch.setattr(VolumeListing, "take", take)
 
 
 def test_file_that_vanishes_before_it_is_opened_is_no_skip(

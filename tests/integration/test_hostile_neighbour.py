@@ -26,10 +26,11 @@ from holdfast_agent.sources.filesystems import Filesystems
 from holdfast_agent.sources.findings import Finding, Reason
 from holdfast_agent.sources.reading import FileReader, open_file
 from holdfast_agent.sources.roots import Root, Roots
-from holdfast_agent.sources.scan import look, scan
+from holdfast_agent.sources.scan import look
 from holdfast_agent.tree.entry import Content, EntryType, Stat
 from holdfast_contract.errors import Refused
 from tests.support.hostile import swapping
+from tests.support.listing import scan
 
 ATTEMPTS = 300
 OFTEN = 10

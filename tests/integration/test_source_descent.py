@@ -15,7 +15,7 @@ from holdfast_agent.sources.descent import OPEN_MAX, Descent, components, enter_
 from holdfast_agent.sources.filesystems import FilesystemKind, Filesystems
 from holdfast_agent.sources.findings import Finding, Reason
 from holdfast_agent.sources.roots import OwnFiles, own_file_note
-from holdfast_agent.sources.scan import scan
+from tests.support.listing import scan
 from tests.support.privilege import without_privilege
 
 CLOCK = SystemFileClock()

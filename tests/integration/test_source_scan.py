@@ -21,9 +21,10 @@ from holdfast_agent.sources.filesystems import (
     kind_of_type,
 )
 from holdfast_agent.sources.findings import Finding, Reason, finding_from, joined
-from holdfast_agent.sources.scan import look, pseudo_note, scan
+from holdfast_agent.sources.scan import look, pseudo_note
 from holdfast_agent.tree.entry import EntryFlag, EntryType
 from tests.support.handclock import HandClock
+from tests.support.listing import scan
 from tests.support.privilege import without_privilege
 from tests.support.trees import scan as facts_of
 

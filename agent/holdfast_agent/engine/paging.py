@@ -75,26 +75,46 @@ class Paging:
     def add_stretch(
         self,
         draft: DirectoryDraft,
-        pending: list[EntryDraft],
-        drafts: list[EntryDraft],
+        entries: list[EntryDraft],
         old: OldPage,
         *,
+        takes_place: bool,
         is_end: bool,
     ) -> list[EntryDraft]:
-        """Take the entries in place of an old page; return those whose page has not ended yet."""
-        entries = pending + drafts
-        ends = cut_pages([entry.stat.name for entry in entries], self._key)
-        if entries and not is_end and not self._is_cut(entries[-1].stat.name):
-            ends.pop()
-        if not pending and ends == [len(entries)]:
+        """Take the entries in place of an old page; return those whose page has not ended yet.
+
+        `takes_place`: they begin where the old page does, so that it may stay if they are equal.
+        """
+        if takes_place and entries and self._ends(entries, is_end=is_end) == [len(entries)]:
             self.add(draft, entries, old, is_last=is_end)
             return []
         self.drop(draft, old)
+        if not is_end:
+            return self.add_ended(draft, entries)
+        self.add_last(draft, entries)
+        return []
+
+    def add_ended(self, draft: DirectoryDraft, entries: list[EntryDraft]) -> list[EntryDraft]:
+        """Take the entries of which the page has ended; return the others."""
         start = 0
-        for end in ends:
-            self.add(draft, entries[start:end], None, is_last=is_end and end == len(entries))
+        for end in self._ends(entries, is_end=False):
+            self.add(draft, entries[start:end], None, is_last=False)
             start = end
         return entries[start:]
+
+    def add_last(self, draft: DirectoryDraft, entries: list[EntryDraft]) -> None:
+        """Take the last entries of a directory; there may be none."""
+        start = 0
+        for end in self._ends(entries, is_end=True):
+            self.add(draft, entries[start:end], None, is_last=end == len(entries))
+            start = end
+
+    def _ends(self, entries: list[EntryDraft], *, is_end: bool) -> list[int]:
+        """Return where pages end; behind the last of them a page may be open, unless `is_end`."""
+        ends = cut_pages([entry.stat.name for entry in entries], self._key)
+        if entries and not is_end and not self._is_cut(entries[-1].stat.name):
+            ends.pop()
+        return ends
 
     def _is_cut(self, name: bytes) -> bool:
         """Tell whether a page ends after this name, whatever comes behind it."""

@@ -83,6 +83,28 @@ class Reader(Protocol):
         """Close the file."""
 
 
+class Listing(Protocol):
+    """The entries of one directory, ascending by name, taken part by part.
+
+    Used while the walk stands in that directory; only the names are held, and few of those.
+    """
+
+    def has(self, last: bytes | None = None) -> bool:
+        """Tell whether a name up to and including `last` (None: any) is left."""
+
+    def take(self, last: bytes | None, entries_max: int) -> list[Stat]:
+        """Return the next entries up to and including `last` (None: all), as they are now.
+
+        They are of at most `entries_max` names; what has vanished is not among them.
+        """
+
+    def rows(self) -> list[Row]:
+        """Return, once each, what could not be looked at so far."""
+
+    def close(self) -> None:
+        """Forget the names."""
+
+
 class Place(Protocol):
     """Where the walk stands: in one directory below one of the backup's paths."""
 
@@ -102,8 +124,8 @@ class Place(Protocol):
     def device(self) -> int:
         """Return the device number of the current directory."""
 
-    def listing(self) -> tuple[list[Stat], list[Row]]:
-        """Return the entries that are to be backed up, sorted by name, and what could not be."""
+    def listing(self) -> Listing:
+        """Return the entries of the current directory that are to be backed up."""
 
     def look(self, name: bytes) -> Stat:
         """Return the stat part of one name as it is now."""

@@ -7,9 +7,8 @@ its turn to be read again, or it touches a chunk that is to be avoided.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Generator, Sequence
-from typing import Final, Protocol, TypeAlias
+from collections.abc import Generator, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from holdfast_agent.engine.context import BackupContext
 from holdfast_agent.engine.entries import (
@@ -19,20 +18,18 @@ from holdfast_agent.engine.entries import (
     OldPage,
 )
 from holdfast_agent.engine.paging import Pages, Paging, path_below, rows_of
-from holdfast_agent.engine.source import Place, Row, Source, Unreadable
+from holdfast_agent.engine.source import Listing, Place, Row, Source, Unreadable
 from holdfast_agent.engine.tally import Tally
 from holdfast_agent.engine.turn import Turn
 from holdfast_agent.tree.entry import Content, EntryFlag, EntryType, Stat
 from holdfast_agent.tree.known import KnownPage, KnownTree
-from holdfast_agent.tree.page import (
-    cut_pages,
-    encode_stat_part,
-    page_stat_part,
-)
+from holdfast_agent.tree.page import PAGE_ENTRIES_MAX, encode_stat_part, page_stat_part
 from holdfast_contract.limits import DEPTH_MAX, WALK_PATH_BYTES_MAX
 
 _DIRECTORY: Final = int(EntryType.DIRECTORY)
 _SKIPPED: Final = int(EntryFlag.SKIPPED)
+_TAKEN_NAMES: Final = 1024
+"""Names of which the status is asked at once where the parent has no page."""
 _TOLD_FILES: Final = 32
 """Files counted before the progress is told: a call for each would cost a thirtieth of its time."""
 
@@ -55,6 +52,22 @@ class Entries(Protocol):
         self, place: Place, stat: Stat, why: Unreadable, old: OldEntry | None
     ) -> EntryDraft:
         """List a name; return the entry that only says that it was there."""
+
+
+class _Stretch(NamedTuple):
+    """Names of a directory that stand where the parent has a page."""
+
+    draft: DirectoryDraft
+    last: bytes
+    """The page's last name; the stretch ends with it."""
+    part: Sequence[Stat]
+    """The first names of it, usually all."""
+    pending: list[EntryDraft]
+    """Entries before it whose page has not ended."""
+    drafts: list[EntryDraft] | None = None
+    """Its entries, where they are known already."""
+    old: OldPage | None = None
+    """The page itself, where it is decoded already."""
 
 
 class Walk:
@@ -186,30 +199,32 @@ class Walk:
     def _directory(self, place: Place, path: bytes, depth: int) -> Steps:
         self._cancel.check()
         self._progress.current(path)
-        stats, rows = place.listing()
-        for row in rows:
-            self._tally.list_row(row)
-        draft = DirectoryDraft(path)
-        names = [stat.name for stat in stats]
-        start = 0
-        pending: list[EntryDraft] = []
-        for known in self._known.pages(path):
-            self._cancel.check()
-            end = bisect_right(names, known.last, start)
-            part, start = stats[start:end], end
-            drafts: list[EntryDraft] | None
-            if not pending and self._is_unchanged(path, part, known):
-                drafts, old = yield from self._unless_kept(place, draft, part, known, depth)
-                if old is None:
-                    continue
-            else:
-                old = self._paging.decoded(known)
-                drafts = yield from self._stretch(place, path, part, old, depth)
-            pending = self._paging.add_stretch(
-                draft, pending, drafts, old, is_end=start == len(stats)
-            )
-        yield from self._rest(place, draft, pending, stats[start:], depth)
+        listing = place.listing()
+        try:
+            self._list(listing)
+            draft = DirectoryDraft(path)
+            pending: list[EntryDraft] = []
+            for known in self._known.pages(path):
+                self._cancel.check()
+                part = listing.take(known.last, PAGE_ENTRIES_MAX)
+                is_whole = not listing.has(known.last)
+                stretch = _Stretch(draft, known.last, part, pending)
+                if is_whole and not pending and self._is_unchanged(path, part, known):
+                    drafts, old = yield from self._unless_kept(place, draft, part, known, depth)
+                    if old is None:
+                        self._list(listing)
+                        continue
+                    stretch = stretch._replace(drafts=drafts, old=old)
+                pending = yield from self._stretch(place, listing, stretch, known, depth)
+            yield from self._rest(place, draft, listing, pending, depth)
+            self._list(listing)
+        finally:
+            listing.close()
         return draft
+
+    def _list(self, listing: Listing) -> None:
+        for row in listing.rows():
+            self._tally.list_row(row)
 
     def _is_unchanged(self, path: bytes, part: Sequence[Stat], known: KnownPage) -> bool:
         if not part or part[0].name != known.first:
@@ -268,17 +283,45 @@ class Walk:
         self._progress.add(files=files, bytes=tally.bytes_logical - before)
 
     def _stretch(
+        self, place: Place, listing: Listing, stretch: _Stretch, known: KnownPage, depth: int
+    ) -> Generator[Steps, DirectoryDraft, list[EntryDraft]]:
+        """Make the entries in place of a page of the parent; return those whose page is open."""
+        draft, last, part, pending, drafts, old = stretch
+        if old is None:
+            old = self._paging.decoded(known)
+        takes_place = not pending
+        entries = pending
+        if drafts is not None:
+            entries = drafts
+        else:
+            before = {stat.name: (stat, content) for stat, content in rows_of(old)}
+            entries += yield from self._entries_of(
+                place, draft.path, part, before, old.extra, depth
+            )
+            # More names than a page can have: they go on their way page by page.
+            while listing.has(last):
+                takes_place = False
+                entries = self._paging.add_ended(draft, entries)
+                part = listing.take(last, PAGE_ENTRIES_MAX)
+                entries += yield from self._entries_of(
+                    place, draft.path, part, before, old.extra, depth
+                )
+            self._paging.drop_vanished(draft.path, before)
+        self._list(listing)
+        return self._paging.add_stretch(
+            draft, entries, old, takes_place=takes_place, is_end=not listing.has()
+        )
+
+    def _entries_of(
         self,
         place: Place,
         path: bytes,
         part: Sequence[Stat],
-        old: OldPage | None,
+        before: dict[bytes, OldEntry],
+        blocks: Mapping[bytes, bytes],
         depth: int,
     ) -> Generator[Steps, DirectoryDraft, list[EntryDraft]]:
-        """Return the entries of some names, of which the parent had `old`."""
-        before = (
-            {} if old is None else {stat.name: (stat, content) for stat, content in rows_of(old)}
-        )
+        """Return the entries of some names; what the parent had of them is taken from `before`."""
         due = self._turn.due(path, part) if before else frozenset()
         drafts = []
         untold = 0
@@ -286,12 +329,14 @@ class Walk:
         for stat in part:
             check()
             known = before.pop(stat.name, None)
-            if known is not None and stat.name not in due:
-                extra = b"" if old is None else old.extra.get(stat.name, b"")
-                if self._paging.is_same_entry(stat, known, extra):
-                    drafts.append(EntryDraft(stat, known[1], old=known))
-                    self._progress.add(files=1, bytes=stat.size)
-                    continue
+            if (
+                known is not None
+                and stat.name not in due
+                and self._paging.is_same_entry(stat, known, blocks.get(stat.name, b""))
+            ):
+                drafts.append(EntryDraft(stat, known[1], old=known))
+                self._progress.add(files=1, bytes=stat.size)
+                continue
             if stat.type == _DIRECTORY and not stat.flags & _SKIPPED:
                 entry = yield from self._directory_entry(place, path, stat, known, depth)
             else:
@@ -303,28 +348,25 @@ class Walk:
             if entry is not None:
                 drafts.append(entry)
         self._progress.add(files=untold)
-        self._paging.drop_vanished(path, before)
         return drafts
 
     def _rest(
         self,
         place: Place,
         draft: DirectoryDraft,
+        listing: Listing,
         pending: list[EntryDraft],
-        rest: Sequence[Stat],
         depth: int,
     ) -> Generator[Steps, DirectoryDraft, None]:
         """Take the names behind the parent's last page, one page after the other."""
-        waiting = len(pending)
-        names = [entry.stat.name for entry in pending] + [stat.name for stat in rest]
-        start = 0
-        ends = cut_pages(names, self._key)
-        for end in ends:
-            part = rest[max(start - waiting, 0) : max(end - waiting, 0)]
-            drafts = pending[start:end]
-            drafts += yield from self._stretch(place, draft.path, part, None, depth)
-            self._paging.add(draft, drafts, None, is_last=end == len(names))
-            start = end
+        entries = pending
+        while listing.has():
+            part = listing.take(None, _TAKEN_NAMES)
+            entries += yield from self._entries_of(place, draft.path, part, {}, {}, depth)
+            self._list(listing)
+            if listing.has():
+                entries = self._paging.add_ended(draft, entries)
+        self._paging.add_last(draft, entries)
 
     # --- one entry ---
     def _leaf(

@@ -101,6 +101,7 @@ def _source(job: BackupJob) -> VolumeSource:
         own=tools.own,
         clock=tools.clock,
         sleep=sleep,
+        open_spool=tools.state.spool,
     )
 
 

@@ -6,22 +6,25 @@ The engine knows no paths of the machine and the walk of `sources` no snapshots:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from os import DirEntry
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
 from holdfast_agent.crypto.keys import DomainKeys, link_group
 from holdfast_agent.engine.source import Attributes, DoubtKey, Place, Reader, Row, Unreadable
+from holdfast_agent.sorting import OpenSpool
 from holdfast_agent.sources.attributes import Attributes as VolumeAttributes
 from holdfast_agent.sources.attributes import OwnerNames, attributes_at, attributes_of
 from holdfast_agent.sources.clock import FileClock
 from holdfast_agent.sources.descent import Descent
 from holdfast_agent.sources.filesystems import FilesystemKind, Filesystems
 from holdfast_agent.sources.findings import Finding, joined
+from holdfast_agent.sources.names import Names
 from holdfast_agent.sources.reading import FileReader, ReadFailed, open_file, read_plain
 from holdfast_agent.sources.roots import OwnFiles, Roots, is_within, own_file_note
 from holdfast_agent.sources.rules import Rules
-from holdfast_agent.sources.scan import look, pseudo_note, scan, stat_of
+from holdfast_agent.sources.scan import look, pseudo_note, stat_of, stats_of
 from holdfast_agent.sources.secondlook import YOUNG_NS, SecondLook
 from holdfast_agent.tree.entry import Content, EntryType, Stat
 
@@ -159,24 +162,9 @@ class VolumePlace:
         """Return the device number of the current directory."""
         return self.descent.current.device
 
-    def listing(self) -> tuple[list[Stat], list[Row]]:
-        """Return the entries that are to be backed up, and what could not be read."""
-        found = scan(self.descent.current)
-        here = self.path()
-        return self._kept(found.entries, here), [_row(row.within(here)) for row in found.findings]
-
-    def _kept(self, entries: list[Stat], here: bytes) -> list[Stat]:
-        own, rules = self._volume.own, self._top.rules
-        left_out = {e.name for e in entries if own.leaves_out(self.descent, e.name, e.inode)}
-        for name in sorted(left_out):
-            self._volume.note(own_file_note(joined(here, name)))
-        if left_out:
-            entries = [entry for entry in entries if entry.name not in left_out]
-        if not rules:
-            return entries
-        within = here[len(self._top.path) :].lstrip(b"/")
-        kind = EntryType.DIRECTORY
-        return [e for e in entries if not rules.match(joined(within, e.name), e.type == kind)]
+    def listing(self) -> VolumeListing:
+        """Return the entries that are to be backed up."""
+        return VolumeListing(self._volume, self.descent, self._top, self.path())
 
     def look(self, name: bytes) -> Stat:
         """Return the stat part of one name as it is now."""
@@ -230,6 +218,46 @@ class VolumePlace:
         return name if self._names or name != self._top.name else self._top.real_name
 
 
+class VolumeListing:
+    """The entries of one directory; fits engine.source.Listing."""
+
+    def __init__(self, volume: VolumeSource, descent: Descent, top: Top, here: bytes) -> None:
+        self._volume = volume
+        self._descent = descent
+        self._here = here
+        self._rules = top.rules
+        self._within = here[len(top.path) :].lstrip(b"/")
+        self._findings: list[Finding] = []
+        leaves_out = self._is_excluded if top.rules else None
+        self._names = Names(descent.current, volume.open_spool, leaves_out)
+        self._findings += self._names.findings
+        self.has = self._names.has
+        self.close = self._names.close
+
+    def take(self, last: bytes | None, entries_max: int) -> list[Stat]:
+        """Return the next entries as they are now."""
+        entries, findings = stats_of(self._descent.current, self._names.take(last, entries_max))
+        self._findings += findings
+        own = self._volume.own.among(self._descent, entries)
+        if own:
+            for name in own:
+                self._volume.note(own_file_note(joined(self._here, name)))
+            entries = [entry for entry in entries if entry.name not in own]
+        return entries
+
+    def rows(self) -> list[Row]:
+        """Return, once each, what could not be looked at so far."""
+        found, self._findings = self._findings, []
+        return [_row(finding.within(self._here)) for finding in found]
+
+    def _is_excluded(self, name: bytes, item: DirEntry[str]) -> bool:
+        try:
+            is_directory = item.is_dir(follow_symlinks=False)
+        except OSError:
+            is_directory = False
+        return self._rules.match(joined(self._within, name), is_directory)
+
+
 class VolumeSource:
     """The paths of one backup; fits engine.source.Source."""
 
@@ -243,6 +271,7 @@ class VolumeSource:
         own: OwnFiles,
         clock: FileClock,
         sleep: Callable[[float], None],
+        open_spool: OpenSpool,
     ) -> None:
         """Take absolute paths.
 
@@ -253,6 +282,7 @@ class VolumeSource:
         self.keys = keys
         self.own = own
         self.clock = clock
+        self.open_spool = open_spool
         self.owners = OwnerNames()
         self.notes: dict[bytes, Finding] = {}
         """What was left out on purpose, by path: no skips."""

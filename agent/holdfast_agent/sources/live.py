@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from io import BytesIO
 from typing import NamedTuple
 
 from holdfast_agent.sources.clock import FileClock
@@ -10,8 +11,9 @@ from holdfast_agent.sources.descent import Descent
 from holdfast_agent.sources.directory import Directory
 from holdfast_agent.sources.filesystems import Filesystems
 from holdfast_agent.sources.findings import Finding, Reason, joined
+from holdfast_agent.sources.names import Names
 from holdfast_agent.sources.roots import Roots
-from holdfast_agent.sources.scan import scan, stat_of
+from holdfast_agent.sources.scan import stat_of
 from holdfast_agent.tree.entry import EntryType
 from holdfast_contract.errors import NotFound, Refused
 
@@ -73,12 +75,15 @@ class LiveView:
             return self._page(where.current, shown, after, rows_max)
 
     def _page(self, directory: Directory, shown: bytes, after: bytes, rows_max: int) -> LivePage:
-        listing = scan(directory)
-        if listing.findings and not listing.entries:
-            raise Refused(f"the directory cannot be read: {listing.findings[0].message}")
-        names = [entry.name for entry in listing.entries if entry.name > after]
-        rows = [_row(directory, name, joined(shown, name)) for name in names[:rows_max]]
-        return LivePage([row for row in rows if row is not None], len(names) > rows_max)
+        names = Names(directory, BytesIO, lambda name, _: name <= after)
+        try:
+            if names.findings and not names.has():
+                raise Refused(f"the directory cannot be read: {names.findings[0].message}")
+            found = names.take(None, rows_max)
+            rows = [_row(directory, name, joined(shown, name)) for name in found]
+            return LivePage([row for row in rows if row is not None], names.has())
+        finally:
+            names.close()
 
     def _own(self, shown: bytes) -> list[LiveRow]:
         """Return the row of `shown` itself; none when it is not there."""

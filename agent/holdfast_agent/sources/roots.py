@@ -10,6 +10,7 @@ from typing import Self
 from holdfast_agent.sources.descent import Descent, components
 from holdfast_agent.sources.directory import Directory, Identity
 from holdfast_agent.sources.findings import Finding, Reason, joined
+from holdfast_agent.tree.entry import Stat
 from holdfast_contract.errors import InvalidInput, OutsideRoots
 
 
@@ -141,6 +142,16 @@ class OwnFiles:
             return False
         info = directory.status(name)
         return not isinstance(info, Finding) and (info.st_dev, info.st_ino) in self._identities
+
+    def among(self, where: Descent, entries: Iterable[Stat]) -> list[bytes]:
+        """Return the names of those `entries` of the current directory that are left out."""
+        inodes, names = self._inodes, self._names
+        return [
+            entry.name
+            for entry in entries
+            if (entry.inode in inodes or entry.name in names)
+            and self.leaves_out(where, entry.name, entry.inode)
+        ]
 
     def leaves_out(self, where: Descent, name: bytes, inode: int) -> bool:
         """Return whether the walk is to leave out `name` in the directory it stands in."""
