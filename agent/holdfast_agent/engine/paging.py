@@ -15,7 +15,7 @@ from holdfast_agent.engine.entries import (
 )
 from holdfast_agent.tree.entry import EntryType, Stat
 from holdfast_agent.tree.known import KnownPage, KnownTree, KnownTreeLost
-from holdfast_agent.tree.page import cut_pages, decode_page, page_ids
+from holdfast_agent.tree.page import PAGE_ENTRIES_MAX, cut_pages, decode_page, page_ids
 from holdfast_contract.errors import HoldfastError
 from holdfast_contract.ids import ChunkId
 
@@ -115,6 +115,10 @@ class Paging:
         if entries and not is_end and not self._is_cut(entries[-1].stat.name):
             ends.pop()
         return ends
+
+    def is_full(self, part: Sequence[Stat]) -> bool:
+        """Tell whether a page that has exactly these entries ends here, whatever comes behind."""
+        return len(part) >= PAGE_ENTRIES_MAX or (bool(part) and self._is_cut(part[-1].name))
 
     def _is_cut(self, name: bytes) -> bool:
         """Tell whether a page ends after this name, whatever comes behind it."""

@@ -7,7 +7,7 @@ its turn to be read again, or it touches a chunk that is to be avoided.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from holdfast_agent.engine.context import BackupContext
@@ -68,6 +68,17 @@ class _Stretch(NamedTuple):
     """Its entries, where they are known already."""
     old: OldPage | None = None
     """The page itself, where it is decoded already."""
+
+
+def _with_last(pages: Iterable[KnownPage]) -> Iterator[tuple[KnownPage, bool]]:
+    """Yield each page and whether it is the last."""
+    before: KnownPage | None = None
+    for page in pages:
+        if before is not None:
+            yield before, False
+        before = page
+    if before is not None:
+        yield before, True
 
 
 class Walk:
@@ -204,12 +215,15 @@ class Walk:
             self._list(listing)
             draft = DirectoryDraft(path)
             pending: list[EntryDraft] = []
-            for known in self._known.pages(path):
+            for known, is_last in _with_last(self._known.pages(path)):
                 self._cancel.check()
                 part = listing.take(known.last, PAGE_ENTRIES_MAX)
-                is_whole = not listing.has(known.last)
+                ends = not listing.has(known.last)
+                if is_last and listing.has():
+                    # It ended with the directory, which goes on now: so may the page.
+                    ends = ends and self._paging.is_full(part)
                 stretch = _Stretch(draft, known.last, part, pending)
-                if is_whole and not pending and self._is_unchanged(path, part, known):
+                if ends and not pending and self._is_unchanged(path, part, known):
                     drafts, old = yield from self._unless_kept(place, draft, part, known, depth)
                     if old is None:
                         self._list(listing)
