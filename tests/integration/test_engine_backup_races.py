@@ -52,6 +52,63 @@ def stat_of(bench: BackupBench, name: str) -> Stat:
     return bench.snapshot().find(os.fsencode(bench.volume / name)).entry.stat
 
 
+def seems_old(bench: BackupBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every file look settled and old, as nearly all are: they are read in one go."""
+    stamp_ns = bench.clock.stamp_ns
+    monkeypatch.setattr(bench.clock, "stamp_ns", lambda: stamp_ns() + 10**10)
+
+
+def test_old_file_that_changes_while_it_is_read_in_one_go_is_read_again(
+    bench: BackupBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seems_old(bench, monkeypatch)
+    path = bench.volume / "log"
+    path.write_bytes(b"before")
+    (bench.volume / "other").write_bytes(b"stays")
+    plain, changes = os.preadv, [b"during", b"after"]
+
+    def preadv(descriptor: int, buffers: tuple[memoryview, ...], offset: int) -> int:
+        got = plain(descriptor, buffers, offset)
+        if changes and os.fstat(descriptor).st_ino == path.stat().st_ino:
+            path.write_bytes(changes.pop(0))
+            os.utime(path, ns=(len(changes), len(changes)))
+        return got
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    done = bench.run()
+    assert done.finished.state is JobState.COMPLETED
+    assert not changes
+    assert bench.restored() == {b"log": b"after", b"other": b"stays"}
+    bench.check_refs()
+
+
+def test_old_files_are_bundled_deduplicated_and_kept_whole(
+    bench: BackupBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seems_old(bench, monkeypatch)
+    opened: list[bytes] = []
+    plain = VolumePlace.open
+
+    def count_open(place: VolumePlace, entry: Stat) -> VolumeReader:
+        opened.append(entry.name)
+        return plain(place, entry)
+
+    monkeypatch.setattr(VolumePlace, "open", count_open)
+    rng = random.Random(5)
+    (bench.volume / "d").mkdir()
+    for number in range(300):
+        data = rng.randbytes(rng.choice([0, 1, 900, 20_000]))
+        (bench.volume / f"{number}").write_bytes(data)
+        (bench.volume / "d" / f"copy of {number}").write_bytes(data)
+    os.link(bench.volume / "7", bench.volume / "d" / "second name")
+    summary = bench.run().finished.summary
+    assert opened == [b"7"]
+    assert bench.restored() == on_disk(bench.volume)
+    assert summary["bytes_new"] == sum(map(len, set(on_disk(bench.volume).values())))
+    bench.check_refs()
+    assert count(bench.run(), "files_unmodified") == 601
+
+
 @pytest.mark.parametrize("size", [1000, 2 * MIB])
 def test_file_that_changes_once_while_it_is_read_is_read_again(
     bench: BackupBench, monkeypatch: pytest.MonkeyPatch, size: int

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_agent.sources import reading
+from holdfast_agent.sources.attributes import OwnerNames
 from holdfast_agent.sources.clock import SystemFileClock
 from holdfast_agent.sources.directory import Directory
 from holdfast_agent.sources.filesystems import Filesystems
@@ -19,9 +20,10 @@ from holdfast_agent.sources.reading import (
     ReadFailed,
     data_runs,
     open_file,
+    read_plain,
 )
 from holdfast_agent.sources.scan import look
-from holdfast_agent.tree.entry import EntryFlag, Stat
+from holdfast_agent.tree.entry import Content, EntryFlag, Stat
 from tests.support.privilege import without_privilege
 
 UNIT = HOLE_BYTES_MIN
@@ -297,3 +299,109 @@ def test_a_file_over_4_gib_keeps_its_far_end(tmp_path: Path) -> None:
         assert reader.read_into(buffer, size - 3) == 3
     assert bytes(buffer) == b"end"
     assert reading.signature_of(os.stat(tmp_path / "far")).size == size
+
+
+# --- in one go ---
+def plainly(directory: Directory, entry: Stat) -> tuple[Content | None, bytes]:
+    buffer = bytearray(entry.size)
+    return read_plain(directory, entry, memoryview(buffer), OwnerNames()), bytes(buffer)
+
+
+@pytest.mark.parametrize("size", [0, 1, 5000])
+def test_an_ordinary_file_is_read_in_one_go(tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
+    (tmp_path / "file").write_bytes(data)
+    with opened(tmp_path) as directory:
+        entry = scanned(directory, b"file")
+        content, read = plainly(directory, entry)
+        os.setxattr(tmp_path / "file", "user.a", b"1")
+        marked, _ = plainly(directory, scanned(directory, b"file"))
+    assert read == data
+    assert content is not None
+    assert (content.uid, content.gid, content.xattrs) == (os.getuid(), os.getgid(), ())
+    assert marked is not None
+    assert marked.xattrs == ((b"user.a", b"1"),)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "kind", ["fifo", "link", "folder", "gone", "another", "grown", "touched", "mode", "hard link"]
+)
+def test_what_is_not_as_it_was_scanned_is_not_read_in_one_go(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    with opened(tmp_path) as directory:
+        entry = scanned(directory, b"file")
+        if kind in ("fifo", "link", "folder", "gone", "another"):
+            path.rename(tmp_path / "away")
+        if kind == "fifo":
+            os.mkfifo(path)
+        elif kind == "link":
+            path.symlink_to("away")
+        elif kind == "folder":
+            path.mkdir()
+        elif kind == "another":
+            path.write_bytes(b"context")
+            os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
+        elif kind == "grown":
+            with path.open("ab") as file:
+                file.write(b"more")
+        elif kind == "touched":
+            os.utime(path, ns=(1, 1))
+        elif kind == "mode":
+            path.chmod(0o600)
+        elif kind == "hard link":
+            os.link(path, tmp_path / "second")
+            entry = scanned(directory, b"file")
+        assert plainly(directory, entry)[0] is None
+    assert len(os.listdir("/proc/self/fd")) < 100
+
+
+def test_a_file_with_a_hole_is_not_read_in_one_go(tmp_path: Path) -> None:
+    write_at(tmp_path / "file", 4 * UNIT, {0: b"a", 3 * UNIT: b"b"})
+    with opened(tmp_path) as directory:
+        assert plainly(directory, scanned(directory, b"file"))[0] is None
+
+
+@pytest.mark.parametrize("change", ["written", "cut", "renewed"])
+def test_a_file_that_changes_while_it_is_read_is_not_read_in_one_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    os.utime(path, ns=(1, 1))
+    plain = os.preadv
+
+    def act() -> None:
+        if change == "written":
+            with path.open("r+b") as file:
+                file.write(b"X")
+        elif change == "cut":
+            os.truncate(path, 4)
+        else:
+            path.chmod(0o640)
+
+    def preadv(descriptor: int, buffers: tuple[memoryview, ...], offset: int) -> int:
+        got = plain(descriptor, buffers, offset)
+        act()
+        return got
+
+    with opened(tmp_path) as directory:
+        entry = scanned(directory, b"file")
+        assert plainly(directory, entry)[0] is not None
+        monkeypatch.setattr(os, "preadv", preadv)
+        assert plainly(directory, entry)[0] is None
+
+
+def test_attributes_that_cannot_be_read_are_left_to_the_long_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    os.setxattr(tmp_path / "file", "user.a", b"1")
+
+    def denied(*_: object) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "getxattr", denied)
+    with opened(tmp_path) as directory:
+        assert plainly(directory, scanned(directory, b"file"))[0] is None
