@@ -1,4 +1,8 @@
-"""Where jobs and queries get their tools: a client of the server, limits, keys, chunks."""
+"""Where jobs and queries get their tools: a client of the server, limits, keys, chunks.
+
+What does the work is imported when there is some: most agents idle most of the time, and engine,
+restore, zstd and SQLite are 6 MB of an idle process.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +12,16 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
 from holdfast_agent.config import AgentConfig
 from holdfast_agent.crypto.keys import DomainKeys
 from holdfast_agent.jobs import enrol
-from holdfast_agent.jobs.backup import run_backup
-from holdfast_agent.jobs.backup_job import BackupTools
 from holdfast_agent.jobs.outcome import Outcome
-from holdfast_agent.jobs.queries import answer_query
-from holdfast_agent.jobs.restore import run_restore
 from holdfast_agent.jobs.runner import JobRun, Order
 from holdfast_agent.jobs.tracking import JobCancel, JobProgress
-from holdfast_agent.jobs.verify import run_verify
-from holdfast_agent.restore.destination import RestoreScope
 from holdfast_agent.sources.clock import FileClock
 from holdfast_agent.sources.roots import OwnFiles, Roots
 from holdfast_agent.state.directory import StateDirectory
@@ -39,6 +37,9 @@ from holdfast_contract.format.domain import DomainBody
 from holdfast_contract.limits import KIB
 from holdfast_contract.logs import get_logger
 from holdfast_contract.protocol import control
+
+if TYPE_CHECKING:
+    from holdfast_agent.restore.destination import RestoreScope
 
 _ANSWER_PIECE_BYTES: Final = 64 * KIB
 
@@ -159,6 +160,8 @@ class Workshop:
         if isinstance(order, control.Backup):
             return self._backup(run, order, bench)
         if isinstance(order, control.Restore):
+            from holdfast_agent.jobs.restore import run_restore
+
             return run_restore(
                 order,
                 keys=self._keys,
@@ -171,6 +174,8 @@ class Workshop:
                 workers=self._config.workers,
                 memory_max=self._config.memory_max_bytes,
             )
+        from holdfast_agent.jobs.verify import run_verify
+
         return run_verify(
             order,
             keys=self._keys,
@@ -184,6 +189,9 @@ class Workshop:
         )
 
     def _backup(self, run: JobRun, order: control.Backup, bench: Bench) -> Outcome:
+        from holdfast_agent.jobs.backup import run_backup
+        from holdfast_agent.jobs.backup_job import BackupTools
+
         identity = self._current_identity(order, bench)
         tools = BackupTools(
             keys=self._keys,
@@ -242,6 +250,8 @@ class Workshop:
             return self.identity
 
     def _scope(self) -> RestoreScope:
+        from holdfast_agent.restore.destination import RestoreScope
+
         return RestoreScope(
             mode=self._config.restore,
             roots=self._restore_roots,
@@ -278,6 +288,8 @@ class Workshop:
         chunks: HttpChunks,
         cancel: JobCancel,
     ) -> None:
+        from holdfast_agent.jobs.queries import answer_query
+
         _log.info("answers a query", kind=query.kind, query=query.query)
         try:
             pieces = answer_query(
