@@ -14,9 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import aiohttp
-
 from holdfast_agent.transport.retry import Backoff, Credential
+from holdfast_agent.transport.websocket import WebSocket
 from holdfast_contract import limits
 from holdfast_contract.clock import Clock
 from holdfast_contract.errors import (
@@ -66,17 +65,17 @@ class Channel:
     user_agent: str
 
     def __post_init__(self) -> None:
-        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._socket: WebSocket | None = None
         self._stopping = asyncio.Event()
 
     async def send(self, message: control.ToServer) -> bool:
         """Send `message` if the channel is up; tell whether it went out."""
         socket = self._socket
-        if socket is None or socket.closed:
+        if socket is None or not socket.is_open:
             return False
         try:
-            await socket.send_bytes(control.encode(message))
-        except (aiohttp.ClientError, ConnectionError):
+            await socket.send(control.encode(message))
+        except OSError:
             return False
         return True
 
@@ -84,7 +83,7 @@ class Channel:
         """Make `run` return."""
         self._stopping.set()
         if self._socket is not None:
-            await self._socket.close(message=b"agent stops")
+            await self._socket.close(b"agent stops")
 
     async def run(self) -> None:
         """Keep the channel up until `stop`.
@@ -120,51 +119,43 @@ class Channel:
             return
 
     async def _connection(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
         try:
-            async with (
-                aiohttp.ClientSession(
-                    timeout=timeout, trace_configs=[_following_nothing()]
-                ) as session,
-                session.ws_connect(
-                    f"{self.url}/agent/v1/control",
-                    ssl=self.context,
-                    heartbeat=HEARTBEAT_SECONDS,
-                    compress=0,
-                    max_msg_size=limits.MESSAGE_BYTES_MAX,
-                    headers={"User-Agent": self.user_agent},
-                ) as socket,
-            ):
-                await self._converse(socket)
-        except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as exc:
+            socket = await WebSocket.dial(
+                f"{self.url}/agent/v1/control",
+                context=self.context,
+                headers={"User-Agent": self.user_agent},
+                message_bytes_max=limits.MESSAGE_BYTES_MAX,
+                heartbeat_seconds=HEARTBEAT_SECONDS,
+            )
+        except ssl.SSLCertVerificationError as exc:
             raise NotAuthenticated(
                 "the server's certificate is not trusted",
                 hint="is HOLDFAST_CA the tls/ca.pem of this server?",
             ) from exc
-        except (aiohttp.ClientError, OSError, TimeoutError) as exc:
-            # The connector's own text shows objects of the library instead of the address.
-            why = exc.os_error if isinstance(exc, aiohttp.ClientConnectorError) else exc
-            raise Unreachable(
-                f"the server does not answer: {str(why) or type(why).__name__}",
-                hint="is HOLDFAST_SERVER right, and is the server running?",
-            ) from exc
+        except OSError as exc:
+            raise _unreachable(exc) from exc
+        try:
+            await self._converse(socket)
+        except OSError as exc:
+            raise _unreachable(exc) from exc
         finally:
             self._socket = None
             self.credential.set(None)
+            await socket.drop()
 
-    async def _converse(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    async def _converse(self, socket: WebSocket) -> None:
         welcome = await asyncio.wait_for(self._handshake(socket), HANDSHAKE_SECONDS)
         self._socket = socket
         self.credential.set(welcome.token)
         await self.peer.welcomed(welcome)
-        async for frame in socket:
-            message = _message(frame)
+        while (data := await socket.receive()) is not None:
+            message = control.decode_to_agent(data)
             if isinstance(message, control.Refuse):
                 raise error_from(message.code, message.message)
             await self.peer.received(message)
 
-    async def _handshake(self, socket: aiohttp.ClientWebSocketResponse) -> control.Welcome:
-        challenge = _message(await socket.receive())
+    async def _handshake(self, socket: WebSocket) -> control.Welcome:
+        challenge = await _message(socket)
         if not isinstance(challenge, control.Challenge):
             raise InvalidInput("the server did not begin with a challenge")
         if not challenge.protocol_min <= control.PROTOCOL_VERSION <= challenge.protocol_max:
@@ -173,8 +164,8 @@ class Channel:
                 f" to {challenge.protocol_max}, this agent {control.PROTOCOL_VERSION}",
                 hint="update the older of the two",
             )
-        await socket.send_bytes(control.encode(self.peer.hello(challenge.nonce)))
-        answer = _message(await socket.receive())
+        await socket.send(control.encode(self.peer.hello(challenge.nonce)))
+        answer = await _message(socket)
         if isinstance(answer, control.Refuse):
             raise error_from(answer.code, answer.message)
         if not isinstance(answer, control.Welcome):
@@ -182,25 +173,16 @@ class Channel:
         return answer
 
 
-def _following_nothing() -> aiohttp.TraceConfig:
-    """Return what ends a connection at a redirect: aiohttp would follow it to any address."""
-
-    async def refuse(*_: object) -> None:
-        raise InvalidInput(
-            "the server answered with a redirect; none is followed",
-            hint="is HOLDFAST_SERVER right?",
-        )
-
-    config = aiohttp.TraceConfig()
-    config.on_request_redirect.append(refuse)
-    return config
-
-
-def _message(frame: aiohttp.WSMessage) -> control.ToAgent:
-    if frame.type is aiohttp.WSMsgType.BINARY:
-        return control.decode_to_agent(frame.data)
-    if frame.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSING):
+async def _message(socket: WebSocket) -> control.ToAgent:
+    data = await socket.receive()
+    if data is None:
         raise Unreachable("the server closed the connection")
-    if frame.type is aiohttp.WSMsgType.ERROR:
-        raise Unreachable("the connection broke")
-    raise InvalidInput("the server sent a frame outside the protocol")
+    return control.decode_to_agent(data)
+
+
+def _unreachable(exc: OSError) -> Unreachable:
+    # A TimeoutError is an OSError, mostly without a text.
+    return Unreachable(
+        f"the server does not answer: {str(exc) or type(exc).__name__}",
+        hint="is HOLDFAST_SERVER right, and is the server running?",
+    )
