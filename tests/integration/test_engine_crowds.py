@@ -15,6 +15,8 @@ import pytest
 from holdfast_agent.engine import paging as stretches
 from holdfast_agent.engine import walk
 from holdfast_agent.sources import names as naming
+from holdfast_agent.state.cache import TreeCache
+from holdfast_agent.state.directory import StateDirectory
 from holdfast_agent.tree import page as paging
 from holdfast_agent.tree.entry import EntryType
 from holdfast_agent.tree.page import decode_page
@@ -61,6 +63,16 @@ def pages_of(bench: BackupBench) -> dict[bytes, list[list[bytes]]]:
     return pages
 
 
+def known_directories(bench: BackupBench) -> list[bytes]:
+    """Return the directory of each page in the cache."""
+    state = StateDirectory(bench.state_path)
+    cache = TreeCache(state)
+    found = sorted(directory for _, directory in cache.everything())
+    cache.close()
+    state.close()
+    return found
+
+
 def change(volume: Path, rng: random.Random, names: set[str]) -> None:
     """Add, remove and rewrite names, some scattered and some in a row, also a long one."""
     for name in rng.sample(sorted(names), len(names) // 10):
@@ -101,6 +113,7 @@ def test_pages_of_a_changed_crowd_are_those_of_a_first_backup(
         fresh.state_path = tmp_path / "another state"
         fresh.run()
         assert pages_of(bench) == pages_of(fresh)
+        assert known_directories(bench) == known_directories(fresh)
         shutil.rmtree(fresh.state_path)
         assert count(bench.run(), "files_unmodified") == len(on_disk(bench.volume))
         change(bench.volume, rng, names)
@@ -120,6 +133,17 @@ def test_a_crowd_before_the_first_known_name_goes_out_page_by_page(bench: Backup
     assert [name for page in pages for name in page] == sorted(
         os.listdir(os.fsencode(bench.volume))
     )
+    bench.check_refs()
+
+
+def test_a_directory_that_is_empty_by_an_exclude_loses_its_old_pages(bench: BackupBench) -> None:
+    """Its own status does not change, so that its entry is made from what the parent had."""
+    (bench.volume / "d").mkdir()
+    (bench.volume / "d" / "a.log").write_bytes(b"1")
+    (bench.volume / "kept").write_bytes(b"2")
+    bench.run()
+    bench.run(excludes=["*.log"])
+    assert bench.restored() == {b"kept": b"2"}
     bench.check_refs()
 
 

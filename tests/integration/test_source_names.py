@@ -78,6 +78,7 @@ def test_every_name_comes_once_and_in_order(
     wanted = sorted(os.listdir(os.fsencode(tmp_path)))
     with opened(tmp_path) as directory:
         names = Names(directory, open_spool)
+        assert len(names._ahead) == (0 if names_max < len(wanted) else len(wanted))
         taken: list[bytes] = []
         while names.has():
             # As the walk does: up to some name, at most so many; both may fall anywhere.

@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from holdfast_agent.sources import reading
@@ -355,6 +356,23 @@ def test_what_is_not_as_it_was_scanned_is_not_read_in_one_go(tmp_path: Path, kin
             entry = scanned(directory, b"file")
         assert plainly(directory, entry)[0] is None
     assert len(os.listdir("/proc/self/fd")) < 100
+
+
+def test_another_inode_with_the_same_status_is_not_read_in_one_go(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    with opened(tmp_path) as directory:
+        entry = scanned(directory, b"file")
+        assert plainly(directory, msgspec.structs.replace(entry, inode=1))[0] is None
+
+
+def test_a_short_read_is_left_to_the_long_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"0123456789")
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, views, at: real(fd, [views[0][:3]], at))
+    with opened(tmp_path) as directory:
+        assert plainly(directory, scanned(directory, b"file"))[0] is None
 
 
 def test_a_file_with_a_hole_is_not_read_in_one_go(tmp_path: Path) -> None:

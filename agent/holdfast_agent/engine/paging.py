@@ -83,7 +83,8 @@ class Paging:
     ) -> list[EntryDraft]:
         """Take the entries in place of an old page; return those whose page has not ended yet.
 
-        `takes_place`: they begin where the old page does, so that it may stay if they are equal.
+        `takes_place`: no entry of another page is among them, so that the old one may stay if they
+        are equal.
         """
         if takes_place and entries and self._ends(entries, is_end=is_end) == [len(entries)]:
             self.add(draft, entries, old, is_last=is_end)

@@ -314,7 +314,6 @@ class Walk:
             )
             # More names than a page can have: they go on their way page by page.
             while listing.has(last):
-                takes_place = False
                 entries = self._paging.add_ended(draft, entries)
                 part = listing.take(last, PAGE_ENTRIES_MAX)
                 entries += yield from self._entries_of(
