@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import socket
@@ -38,6 +39,10 @@ def main() -> int:
         from holdfast_agent.sources.clock import SystemFileClock
 
         return_freed_buffers()
+        # What is imported stays, and a walk makes many small objects that form no cycles: looking
+        # for cycles every 700 of them costs 4 % of a first backup.
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
         asyncio.run(run_agent(config, SystemFileClock(), random.uniform))
         return 0
     except HoldfastError as error:
