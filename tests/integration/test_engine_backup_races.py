@@ -52,16 +52,10 @@ def stat_of(bench: BackupBench, name: str) -> Stat:
     return bench.snapshot().find(os.fsencode(bench.volume / name)).entry.stat
 
 
-def seems_old(bench: BackupBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every file look settled and old, as nearly all are: they are read in one go."""
-    stamp_ns = bench.clock.stamp_ns
-    monkeypatch.setattr(bench.clock, "stamp_ns", lambda: stamp_ns() + 10**10)
-
-
 def test_old_file_that_changes_while_it_is_read_in_one_go_is_read_again(
     bench: BackupBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seems_old(bench, monkeypatch)
+    bench.clock.let_files_seem_old()
     path = bench.volume / "log"
     path.write_bytes(b"before")
     (bench.volume / "other").write_bytes(b"stays")
@@ -85,7 +79,7 @@ def test_old_file_that_changes_while_it_is_read_in_one_go_is_read_again(
 def test_old_files_are_bundled_deduplicated_and_kept_whole(
     bench: BackupBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seems_old(bench, monkeypatch)
+    bench.clock.let_files_seem_old()
     opened: list[bytes] = []
     plain = VolumePlace.open
 

@@ -74,7 +74,13 @@ def known_directories(bench: BackupBench) -> list[bytes]:
 
 
 def change(volume: Path, rng: random.Random, names: set[str]) -> None:
-    """Add, remove and rewrite names, some scattered and some in a row, also a long one."""
+    """Add, remove and rewrite names, some scattered and some in a row; or only add at the end."""
+    if names and rng.random() < 0.3:
+        last = max(names)
+        for number in range(rng.choice([1, 4, 30])):
+            (volume / f"{last}{number:02}").write_bytes(b"at the end")
+            names.add(f"{last}{number:02}")
+        return
     for name in rng.sample(sorted(names), len(names) // 10):
         path = volume / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -103,6 +109,7 @@ def test_pages_of_a_changed_crowd_are_those_of_a_first_backup(
     """Whatever was there before: otherwise equal directories would not make equal chunks."""
     rng = random.Random(seed)
     names: set[str] = set()
+    bench.clock.let_files_seem_old()
     for _ in range(12):
         change(bench.volume, rng, names)
     for _ in range(5):
@@ -110,6 +117,7 @@ def test_pages_of_a_changed_crowd_are_those_of_a_first_backup(
         assert bench.restored() == on_disk(bench.volume)
         bench.check_refs()
         fresh = BackupBench(tmp_path)
+        fresh.clock = bench.clock
         fresh.state_path = tmp_path / "another state"
         fresh.run()
         assert pages_of(bench) == pages_of(fresh)
@@ -133,6 +141,17 @@ def test_a_crowd_before_the_first_known_name_goes_out_page_by_page(bench: Backup
     assert [name for page in pages for name in page] == sorted(
         os.listdir(os.fsencode(bench.volume))
     )
+    bench.check_refs()
+
+
+def test_names_that_come_one_by_one_behind_the_last_share_a_page(bench: BackupBench) -> None:
+    """As in a directory of logs; a page for each of them would be a thousand after three years."""
+    bench.clock.let_files_seem_old()
+    for day in range(8):
+        (bench.volume / f"log {day}").write_bytes(b"%d" % day)
+        bench.run()
+    pages = pages_of(bench)[os.fsencode(bench.volume)]
+    assert pages == [[b"log %d" % day for day in range(8)]]
     bench.check_refs()
 
 
