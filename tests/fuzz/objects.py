@@ -26,6 +26,7 @@ from holdfast_contract.errors import Damaged
 from holdfast_contract.format.chunk import (
     HEADER_BYTES,
     ChunkType,
+    padme,
     parse_chunk_header,
 )
 from holdfast_contract.format.domain import (
@@ -85,7 +86,11 @@ def inside_chunk(data: bytes) -> None:
     flags, said, payload = data[1:2], data[2:6], data[6:]
     plain_bytes = int.from_bytes(said, "little")
     of_chunk = chunk_id(KEYS, kind, payload)
-    sealed = _SEALER._encrypt(kind, flags[:1] == b"\1", of_chunk, payload, plain_bytes)
+    head = struct.pack("<II", plain_bytes, len(payload))
+    end = len(head) + len(payload)
+    inside = bytearray(padme(end))
+    inside[:end] = head + payload
+    sealed = _SEALER._encrypt(kind, flags[:1] == b"\1", of_chunk, memoryview(inside), end)
     try:
         found = _OPENER.open(kind, of_chunk, sealed)
     except Damaged:
