@@ -158,7 +158,9 @@ def test_a_symlink_to_the_very_file_that_was_scanned_is_not_followed_either(volu
         assert isinstance(found, Finding) and found.reason is Reason.REPLACED
         described = attributes_at(where.current, b"file", names)
         assert isinstance(described, Attributes)
-        assert stat.S_ISLNK(described.info.st_mode) and described.content.target == os.fsencode(secret)
+        assert stat.S_ISLNK(described.info.st_mode) and described.content.target == os.fsencode(
+            secret
+        )
         assert standing_open_existing(volume, b"file") is None
 
 
