@@ -225,8 +225,8 @@ async def test_a_message_in_fragments_with_pings_between_is_one() -> None:
         (frame(9, b"", fin=False), InvalidInput),
         (frame(9, b"p" * 126), InvalidInput),
         (b"\x82\x81mask!", InvalidInput),
-        (frame(2, b"", size=BYTES_MAX + 1), TooLarge),
-        (frame(2, b"", size=(1 << 63) - 1), TooLarge),
+        (frame(2, bytes(BYTES_MAX + 1)), TooLarge),
+        (frame(2, bytes(BYTES_MAX + 1), size=(1 << 63) - 1), TooLarge),
         (frame(2, bytes(BYTES_MAX), fin=False) + frame(0, b"1"), TooLarge),
     ],
 )
