@@ -144,7 +144,7 @@ class OpenedKey:
         recipient = parse_recipient_file(recipient_file)
         if any(wrap.recipient == recipient for wrap in body.wraps):
             raise Conflict("this recipient can recover the key already")
-        return self._next(body, (*body.wraps, wrap_keys(self._material, recipient)))
+        return self._next(body, wraps=(*body.wraps, wrap_keys(self._material, recipient)))
 
     def without_recipient(self, record: bytes, digits: str) -> bytes:
         """Return the next revision of a domain record, without the recipient that begins so.
@@ -160,10 +160,19 @@ class OpenedKey:
                 f"not one recipient begins with {digits!r}",
                 hint="holdfast key recipients list shows them; give 6 digits or more",
             )
-        return self._next(body, tuple(wrap for wrap in body.wraps if wrap not in gone))
+        return self._next(body, wraps=tuple(wrap for wrap in body.wraps if wrap not in gone))
 
-    def _next(self, body: DomainBody, wraps: tuple[Wrap, ...]) -> bytes:
-        newer = msgspec.structs.replace(body, revision=body.revision + 1, wraps=wraps)
+    def with_sharing(self, record: bytes, *, share_references: bool) -> bytes:
+        """Return the next revision of a domain record, in which replicas share or do not.
+
+        Raises:
+            WrongKey, Damaged: the record is not this key's.
+        """
+        body = open_domain(record, self._keys)
+        return self._next(body, share_references=share_references)
+
+    def _next(self, body: DomainBody, **changes: tuple[Wrap, ...] | bool) -> bytes:
+        newer = msgspec.structs.replace(body, revision=body.revision + 1, **changes)
         return seal_domain(newer, self._keys)
 
     def prove(self, manifest: bytes, identity: bytes) -> None:

@@ -1,4 +1,4 @@
-"""`holdfast domain create|list|show`."""
+"""`holdfast domain create|list|show|set`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import click
 
 from holdfast_cli.api import read_small_file
 from holdfast_cli.command import Session, command, noun
+from holdfast_cli.domain_records import opened_key, put_record, stored_record
 from holdfast_cli.output import facts, moment, print_json, say, table
 from holdfast_cli.secrets import SecretFile
 from holdfast_contract.clock import SystemClock
-from holdfast_contract.errors import Conflict, NotFound, Unreachable, UsageError
+from holdfast_contract.errors import Conflict, NotFound, Unreachable, UsageError, WrongKey
 from holdfast_contract.ids import check_domain_name
 from holdfast_contract.protocol.http import DomainCreate, DomainRow
 
@@ -25,6 +26,7 @@ def register(group: click.Group) -> None:
         example="holdfast domain list",
     )
     _add_create(domain)
+    _add_set(domain)
 
     @command(domain, "list", example="holdfast domain list")
     def list_(session: Session) -> int:
@@ -48,6 +50,34 @@ def register(group: click.Group) -> None:
     def show(session: Session, name: str) -> int:
         """Show one domain."""
         _print(session, session.api.get(f"/v1/domains/{check_domain_name(name)}", DomainRow))
+        return 0
+
+
+def _add_set(domain: click.Group) -> None:
+    @command(
+        domain,
+        "set",
+        example="holdfast domain set shop --share-references off --key-file shop.key",
+        shown=("key_file",),
+    )
+    @click.argument("name")
+    @click.option(
+        "--share-references",
+        type=click.Choice(("on", "off")),
+        required=True,
+        help="whether replicas of one workload look for small files in each other's snapshots",
+    )
+    def set_(session: Session, name: str, share_references: str) -> int:
+        """Change a domain's settings.
+
+        They stand in the domain record, which agents believe by its MAC: it needs the key file.
+        """
+        opened, of_key = opened_key(session)
+        if check_domain_name(name) != of_key:
+            raise WrongKey(f"the key file is of domain {of_key}, not {name}")
+        record = stored_record(session.api, name)
+        newer = opened.with_sharing(record, share_references=share_references == "on")
+        _print(session, put_record(session, name, newer))
         return 0
 
 
@@ -161,5 +191,6 @@ def _print(session: Session, row: DomainRow) -> None:
             ("recipients", " ".join(one[:16] for one in row.recipients) or "none"),
             ("clients", f"{row.clients:,}"),
             ("snapshots", f"{row.snapshots:,}"),
+            ("share references", "on" if row.share_references else "off"),
         ]
     )

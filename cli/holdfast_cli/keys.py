@@ -9,11 +9,12 @@ import click
 
 from holdfast_cli.api import Api, read_small_file
 from holdfast_cli.command import Session, command, noun
+from holdfast_cli.domain_records import domain_of, opened_key, put_record, stored_record
 from holdfast_cli.output import print_json, say
 from holdfast_cli.secrets import SecretFile
-from holdfast_contract.errors import NotFound, Unreachable, UsageError, WrongKey
+from holdfast_contract.errors import NotFound, Unreachable, UsageError
 from holdfast_contract.ids import check_domain_name
-from holdfast_contract.protocol.http import DomainRecordPut, DomainRow, SnapshotRow
+from holdfast_contract.protocol.http import DomainRow, SnapshotRow
 
 if TYPE_CHECKING:
     from holdfast_cli.domain_keys import OpenedKey
@@ -53,7 +54,7 @@ def _add_check(key: click.Group) -> None:
 
         opened = OpenedKey.of_file(read_small_file(file, "the key file"))
         row = domain_of(session.api, opened.domain)
-        opened.check_record(_record(session.api, row.name))
+        opened.check_record(stored_record(session.api, row.name))
         if session.as_json:
             told = {"domain": row.name, "id": row.domain, "key_check": opened.key_check}
             print_json(told | {"epochs": opened.epochs})
@@ -61,22 +62,6 @@ def _add_check(key: click.Group) -> None:
             say(f"the key of domain {row.name} ({row.domain}), epochs up to {opened.epochs[-1]}")
             say(f"key check {opened.key_check}")
         return 0
-
-
-def domain_of(api: Api, domain: str) -> DomainRow:
-    """Return the server's domain with that id (hex).
-
-    Raises:
-        WrongKey: it has none.
-    """
-    for row in api.rows("/v1/domains", DomainRow):
-        if row.domain == domain:
-            return row
-    raise WrongKey(f"the key is of domain {domain}, which this server does not have")
-
-
-def _record(api: Api, name: str) -> bytes:
-    return api.raw(f"/v1/domains/{name}/record")
 
 
 def _add_recover(key: click.Group) -> None:
@@ -123,7 +108,7 @@ def _add_recover(key: click.Group) -> None:
 def _record_if_there(session: Session, domain: str) -> bytes | None:
     """Return the server's domain record (believed by nobody yet), None when it has or says none."""
     try:
-        return _record(session.api, domain)
+        return stored_record(session.api, domain)
     except (Unreachable, NotFound, UsageError) as error:
         session.note(f"without the server: {error.message}")
         return None
@@ -208,8 +193,10 @@ def _add_recipients(group: click.Group) -> None:
         Needs the domain's key file.
         """
         recipient = read_small_file(file, "the recipient file")
-        opened, name = _opened(session)
-        return _put(session, name, opened.with_recipient(_record(session.api, name), recipient))
+        opened, name = opened_key(session)
+        return _put(
+            session, name, opened.with_recipient(stored_record(session.api, name), recipient)
+        )
 
     @command(
         group,
@@ -223,24 +210,14 @@ def _add_recipients(group: click.Group) -> None:
 
         Old records and copies stay readable to its owner.
         """
-        opened, name = _opened(session)
-        return _put(session, name, opened.without_recipient(_record(session.api, name), recipient))
-
-
-def _opened(session: Session) -> tuple[OpenedKey, str]:
-    """Return the key at hand and the name of its domain."""
-    from holdfast_cli.domain_keys import OpenedKey
-
-    text = session.key_text()
-    if text is None:
-        raise UsageError("this needs the domain's key file", hint="--key-file FILE")
-    opened = OpenedKey.of_file(text)
-    return opened, domain_of(session.api, opened.domain).name
+        opened, name = opened_key(session)
+        return _put(
+            session, name, opened.without_recipient(stored_record(session.api, name), recipient)
+        )
 
 
 def _put(session: Session, name: str, record: bytes) -> int:
-    path = f"/v1/domains/{name}/record"
-    row = session.api.send("PUT", path, DomainRow, DomainRecordPut(record=record))
+    row = put_record(session, name, record)
     if session.as_json:
         print_json(row)
     else:

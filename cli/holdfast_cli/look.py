@@ -218,7 +218,7 @@ def _openable(session: Session, rows: list[SnapshotRow]) -> list[SnapshotRow]:
     text = session.key_text()
     if text is not None:
         from holdfast_cli.domain_keys import OpenedKey
-        from holdfast_cli.keys import domain_of
+        from holdfast_cli.domain_records import domain_of
 
         own = domain_of(session.api, OpenedKey.of_file(text).domain).name
         rows = [row for row in rows if row.domain == own]

@@ -30,6 +30,7 @@ _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 ULID_PATTERN = r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$"
 _ULID = re.compile(ULID_PATTERN)
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,98}[a-z0-9])?")
+_REPLICA = re.compile(r"(.+)-(0|[1-9][0-9]*)")
 
 
 def new_ulid(clock: Clock | None = None, random: Callable[[int], bytes] = os.urandom) -> str:
@@ -77,6 +78,23 @@ class ClientName(str):
     def name(self) -> str:
         """The part after the slash."""
         return self.partition("/")[2]
+
+    @property
+    def workload(self) -> str:
+        """`DOMAIN/WORKLOAD` of a replica `DOMAIN/WORKLOAD-ORDINAL`; the whole name of any other."""
+        found = _REPLICA.fullmatch(self)
+        return str(self) if found is None else found[1]
+
+    @property
+    def ordinal(self) -> int:
+        """Number of a replica; -1 of what is none."""
+        found = _REPLICA.fullmatch(self)
+        return -1 if found is None else int(found[2])
+
+    def is_relative_of(self, other: ClientName) -> bool:
+        """Tell whether both are replicas of one workload, and not the same one."""
+        both_replicas = self.ordinal >= 0 and other.ordinal >= 0
+        return both_replicas and self != other and self.workload == other.workload
 
 
 def check_domain_name(text: str) -> str:

@@ -84,7 +84,7 @@ async def test_two_that_fence_each_other_for_ever_are_slowed_down_and_nobody_els
 ) -> None:
     monkeypatch.setattr(reception, "PROOFS_BURST", 6)
     monkeypatch.setattr(reception, "PROOFS_PER_SECOND", 0.001)
-    pod, other = await world.pod(), await world.agent("shop/db-1")
+    pod, other = await world.pod(), await world.agent("shop/web-1")
     for _ in range(6):
         last = await world.connect(pod)
     for _ in range(5):
@@ -148,7 +148,7 @@ async def test_a_flood_of_messages_waits_in_the_socket_and_others_are_served(
 ) -> None:
     monkeypatch.setattr(reception, "MESSAGES_BURST", 5)
     monkeypatch.setattr(reception, "MESSAGES_PER_SECOND", 0.001)
-    flooder, other = await world.agent(), await world.agent("shop/db-1")
+    flooder, other = await world.agent(), await world.agent("shop/web-1")
     for _ in range(200):
         await flooder.send(Finished(job=ULID, state=JobState.COMPLETED))
     await flooder.until(FinishedSeen, 5)
@@ -213,7 +213,7 @@ MESSAGES = {
 async def test_a_message_outside_the_protocol_ends_that_connection_and_is_recorded(
     world: ApiWorld, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    agent, other = await world.agent(), await world.agent("shop/db-1")
+    agent, other = await world.agent(), await world.agent("shop/web-1")
     job, _ = await begun(agent)
     frame = MESSAGES[name].replace(ULID.encode(), job.encode())
     await agent.send_frame(frame)
@@ -250,7 +250,7 @@ async def test_numbers_at_their_ends_are_kept_and_shown(world: ApiWorld) -> None
 
 
 async def test_the_word_of_an_agent_about_others_jobs_is_nothing(world: ApiWorld) -> None:
-    liar, victim = await world.agent(), await world.agent("shop/db-1")
+    liar, victim = await world.agent(), await world.agent("shop/web-1")
     job, _ = await begun(victim)
     await liar.send(Progress(job=job, phase="finalizing", counts=Counts(files=7)))
     await liar.send(Finished(job=job, state=JobState.COMPLETED))
@@ -266,7 +266,7 @@ async def test_the_word_of_an_agent_about_others_jobs_is_nothing(world: ApiWorld
 
 # --- answers to queries
 async def test_answers_come_from_who_was_asked_and_once(world: ApiWorld) -> None:
-    asked, other = await world.agent(), await world.agent("shop/db-1")
+    asked, other = await world.agent(), await world.agent("shop/web-1")
     body = {"kind": "browse", "client": "shop/db-0", "path": "/data"}
     asking = asyncio.create_task(world.call("POST", "/v1/queries", json=body))
     query = (await asked.until(Query)).query

@@ -103,7 +103,7 @@ async def test_refs_and_manifests_are_bounded_for_a_session(world: ApiWorld) -> 
 
 async def test_one_refs_object_of_an_agent_at_a_time(world: ApiWorld) -> None:
     """Each may be 2 GiB, kept aside until it is whole."""
-    agent, other = await world.agent(), await world.agent("shop/db-1")
+    agent, other = await world.agent(), await world.agent("shop/web-1")
     _, session = await begun(agent)
     base = f"/sessions/{session['session']}"
     wire = await Wire.open(world.port)
@@ -152,7 +152,7 @@ async def test_a_pack_that_drips_loses_its_place_to_one_that_comes(
     world: ApiWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packs, "BUFFERS_BYTES_MAX", 250_000)
-    slow, quick = await world.agent(), await world.agent("shop/db-1")
+    slow, quick = await world.agent(), await world.agent("shop/web-1")
     wire = await _half_a_pack(world, slow, 200_000)
     arriving = world.served.repository._packs
     await world.until(lambda: arriving.arriving_bytes == 200_000)
@@ -175,7 +175,7 @@ async def test_one_client_does_not_take_all_room_for_packs(
     world: ApiWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packs, "CLIENT_BYTES_MAX", 200_000)
-    greedy, other = await world.agent(), await world.agent("shop/db-1")
+    greedy, other = await world.agent(), await world.agent("shop/web-1")
     _, session = await begun(greedy)
     wires = []
     for name in session["packs"][:2]:
@@ -203,7 +203,7 @@ def test_room_for_packs_is_for_more_than_one_client() -> None:
 
 
 async def test_requests_of_one_agent_are_bounded_and_others_are_served(world: ApiWorld) -> None:
-    greedy, other = await world.agent(), await world.agent("shop/db-1")
+    greedy, other = await world.agent(), await world.agent("shop/web-1")
     _, session = await begun(greedy)
     wires = []
     path = f"/agent/v1/sessions/{session['session']}/have"
@@ -226,7 +226,7 @@ async def test_requests_of_one_agent_are_bounded_and_others_are_served(world: Ap
 async def test_long_work_for_one_agent_leaves_threads_for_the_others(
     world: ApiWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    greedy, other = await world.agent(), await world.agent("shop/db-1")
+    greedy, other = await world.agent(), await world.agent("shop/web-1")
     _, session = await begun(greedy)
     gate, have = threading.Event(), world.served.repository.have
     inside = []

@@ -189,7 +189,7 @@ async def test_what_follows_a_pack_is_no_part_of_it(world: ApiWorld) -> None:
 
 async def test_a_second_copy_of_a_siblings_chunk_never_displaces_the_first(world: ApiWorld) -> None:
     """The server cannot check a chunk id: rubbish under a sibling's id stays a spare."""
-    victim, thief = await world.agent("shop/db-1"), await world.agent()
+    victim, thief = await world.agent("shop/web-1"), await world.agent()
     job, snapshot = await backed_up(victim)
     await ended(victim, job, snapshot)
     _, session = await begun(thief)
@@ -233,7 +233,7 @@ async def _name(objects: dict[Any, bytes], prefix: str) -> str:
 
 async def test_names_of_others_of_other_kinds_and_of_nobody_do_not_exist(world: ApiWorld) -> None:
     await world.domain("other")
-    agent, sibling = await world.agent(), await world.agent("shop/db-1")
+    agent, sibling = await world.agent(), await world.agent("shop/web-1")
     foreign = await world.agent("other/x")
     _, mine = await begun(agent)
     _, theirs = await begun(sibling)
@@ -314,7 +314,7 @@ async def _refused_commit(agent: ActedAgent, manifest: bytes, refs: bytes, seq: 
 @pytest.mark.parametrize(
     ("changes", "codes"),
     [
-        ({"client": "shop/db-1"}, {"invalid"}),
+        ({"client": "shop/web-1"}, {"invalid"}),
         ({"domain": domain_keys("elsewhere").domain_id}, {"invalid"}),
         ({"lineage": noise("other lineage", 16)}, {"refused"}),
         ({"identity": noise("other identity")}, {"refused"}),
@@ -338,7 +338,7 @@ async def test_a_manifest_that_lies_becomes_no_snapshot(
 async def test_a_manifest_by_another_key_and_a_siblings_own_become_no_snapshot(
     world: ApiWorld,
 ) -> None:
-    agent, sibling = await world.agent(), await world.agent("shop/db-1")
+    agent, sibling = await world.agent(), await world.agent("shop/web-1")
     refs = full_refs(agent.pod.domain, IDS)
     thief = IdentityKey(noise("thief sign"), noise("thief box"))
     plain = await world.run(agent.pod.manifest, IDS)

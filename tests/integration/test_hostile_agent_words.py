@@ -86,7 +86,7 @@ async def test_results_that_arrive_are_bounded_for_each_and_for_all(
     world: ApiWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "ARRIVING_BYTES_MAX", 300_000)
-    agent, other = await world.agent(), await world.agent("shop/db-1")
+    agent, other = await world.agent(), await world.agent("shop/web-1")
     job, _ = await begun(agent)
     theirs, _ = await begun(other)
     path = f"/agent/v1/jobs/{job}/result"
@@ -130,7 +130,7 @@ def report_of(chunk: bytes, place: tuple[str, int]) -> dict[str, Any]:
 
 
 async def test_reports_of_one_agent_condemn_no_history(world: ApiWorld) -> None:
-    victim, liar = await world.agent("shop/db-1"), await world.agent()
+    victim, liar = await world.agent("shop/web-1"), await world.agent()
     job, snapshot = await backed_up(victim)
     await ended(victim, job, snapshot)
     places = {chunk: await place_of(world, snapshot, chunk) for chunk in IDS}
@@ -189,7 +189,7 @@ async def test_a_flood_of_reports_is_answered_and_forgotten(
     world: ApiWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(damage, "UNCONFIRMED_MAX", 2)
-    agent, other = await world.agent(), await world.agent("shop/db-1")
+    agent, other = await world.agent(), await world.agent("shop/web-1")
     job, snapshot = await backed_up(agent)
     places = {chunk: await place_of(world, snapshot, chunk) for chunk in IDS}
     for chunk, place in places.items():

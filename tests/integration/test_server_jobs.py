@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.protocol.control import (
     Accepted,
     Backup,
@@ -47,13 +48,13 @@ async def world(repository: tuple[Served, str]) -> AsyncIterator[ApiWorld]:
 
 
 async def snapshot_of(world: ApiWorld, agent: ActedAgent, job: str = "", **changes: Any) -> bytes:
-    """Upload and commit a snapshot, beside any HTTP; in the session of `job` if given."""
+    """Upload and commit a snapshot of tree chunks, beside any HTTP; in the session of `job`."""
 
     def upload() -> bytes:
         if not job:
-            return agent.pod.backup(IDS, **changes)
+            return agent.pod.backup(IDS, kind=ChunkType.TREE, **changes)
         session = agent.pod.open(job)
-        agent.pod.send(IDS, session)
+        agent.pod.send(IDS, session, kind=ChunkType.TREE)
         return agent.pod.finish(session, IDS, **changes).snapshot
 
     found: bytes = await world.run(upload)

@@ -137,22 +137,27 @@ def domain_record(name: str, /, **changes: object) -> bytes:
     return seal_domain(msgspec.structs.replace(body, **changes), keys)
 
 
-def sealed(chunk_id: bytes, *, epoch: int = 1, salt: str = "", size: int = 200) -> bytes:
+def sealed(
+    chunk_id: bytes,
+    *,
+    epoch: int = 1,
+    salt: str = "",
+    size: int = 200,
+    kind: ChunkType = ChunkType.CONTENT,
+) -> bytes:
     """Return bytes that look sealed to who has no key; another salt makes another copy."""
     inside = padme(size)
     salt_bytes = noise(f"salt {salt}" + chunk_id.hex(), 16)
-    header = ChunkHeader(ChunkType.CONTENT, 0, epoch, salt_bytes, noise("com"))
+    header = ChunkHeader(kind, 0, epoch, salt_bytes, noise("com"))
     body = noise(f"body {salt}" + chunk_id.hex(), inside + SEALED_OVERHEAD - 60)
     return header.encode() + body
 
 
-def pack_of(
-    domain: DomainId, ids: Sequence[bytes], *, epoch: int = 1, salt: str = "", size: int = 200
-) -> bytes:
-    """Return a pack with a copy of each of `ids`."""
+def pack_of(domain: DomainId, ids: Sequence[bytes], **how: Any) -> bytes:
+    """Return a pack with a copy of each of `ids`, made as `sealed` is told to."""
     writer = PackWriter(domain)
     for chunk_id in ids:
-        writer.add(ChunkId(chunk_id), sealed(chunk_id, epoch=epoch, salt=salt, size=size))
+        writer.add(ChunkId(chunk_id), sealed(chunk_id, **how))
     return b"".join(writer.finish())
 
 
@@ -226,13 +231,11 @@ class Pod:
         finally:
             upload.abort()
 
-    def send(
-        self, ids: Sequence[bytes], session: Session, *, epoch: int = 1, salt: str = ""
-    ) -> str:
-        """Send a pack with these chunks and return its ULID."""
+    def send(self, ids: Sequence[bytes], session: Session, **how: Any) -> str:
+        """Send a pack with these chunks, made as `sealed` is told to, and return its ULID."""
         repository = self.served.repository
         (ulid,) = repository.more_names(self.name, session.id, "packs", 1)
-        self.put_pack(session, ulid, pack_of(self.domain, ids, epoch=epoch, salt=salt))
+        self.put_pack(session, ulid, pack_of(self.domain, ids, **how))
         return ulid
 
     def manifest(self, ids: Sequence[bytes], **changes: object) -> bytes:
@@ -282,13 +285,15 @@ class Pod:
         self.put_manifest(session, self.manifest(ids, **changes))
         return self.commit(session, self.served.repository.head(self.name).seq + 1)
 
-    def backup(self, ids: Sequence[bytes], **changes: Any) -> SnapshotId:
+    def backup(
+        self, ids: Sequence[bytes], *, kind: ChunkType = ChunkType.CONTENT, **changes: Any
+    ) -> SnapshotId:
         """Send what of `ids` is not live yet, and commit a snapshot of them."""
         session = self.open()
         answer = self.served.repository.have(self.name, session.id, b"".join(ids), 1)
         fresh = [one for one, is_live in zip(ids, answer, strict=True) if not is_live]
         if fresh:
-            self.send(fresh, session)
+            self.send(fresh, session, kind=kind)
         return self.finish(session, ids, **changes).snapshot
 
     def place(self, kind: ObjectKind, ulid: str) -> ObjectName:

@@ -51,6 +51,7 @@ WORDS = {
     "token list": "--json",
     "token revoke": "--json",
     "domain create": "--key-out --recovery-out --recipient --no-recovery --json",
+    "domain set": "--share-references --key-file --json",
     "domain list": "--json",
     "domain show": "--json",
     "key check": "--json",

@@ -15,7 +15,7 @@ from holdfast_cli import opening
 from holdfast_cli.domain_keys import OpenedKey, new_domain, new_recipient
 from holdfast_cli.opening import Interrupt, Patience, SnapshotsSource
 from holdfast_contract.errors import Cancelled, Damaged, Refused, Unreachable
-from holdfast_contract.format.domain import decode_domain_body, split_domain
+from holdfast_contract.format.domain import DomainBody, decode_domain_body, split_domain
 from holdfast_contract.protocol.http import DomainRow
 from tests.support.cli_api import TIME, Answer, Done, listing, run, snapshot
 from tests.support.handclock import HandClock
@@ -284,6 +284,28 @@ def test_recipients_come_and_go(domain: Domain) -> None:
     for wrong in (digits[:5], "00" * 32):
         gone[3] = wrong
         assert run(*gone, answers=answers).code == 10
+
+
+def test_sharing_between_replicas_is_set_in_the_domain_record(domain: Domain) -> None:
+    sent: list[DomainBody] = []
+
+    def put(asked: object) -> DomainRow:
+        import base64
+
+        record = base64.b64decode(asked.body["record"])  # type: ignore[attr-defined]
+        assert opened(record)
+        sent.append(decode_domain_body(split_domain(record).body))
+        return row(domain.key, revision=2, share_references=sent[-1].share_references)
+
+    answers = domain.answers(**{"PUT /v1/domains/shop/record": put})
+    words = ["domain", "set", "shop", "--key-file", domain.top / "key", "--share-references"]
+    assert "share references  off" in run(*words, "off", answers=answers).out
+    assert "share references  on" in run(*words, "on", answers=answers).out
+    assert [(body.revision, body.share_references) for body in sent] == [(2, False), (2, True)]
+    words[2] = "bank"
+    assert run(*words, "off", answers=answers).code == 12
+    assert run(*words, "perhaps", answers=answers).code == 2
+    assert len(sent) == 2
 
 
 def test_a_new_pair_fits_together_and_is_told_apart(tmp_path: Path) -> None:

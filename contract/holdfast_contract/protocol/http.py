@@ -80,6 +80,8 @@ class DomainRow(Row, kw_only=True):
     recipients: list[str]
     clients: int
     snapshots: int
+    share_references: bool = True
+    """Whether replicas of one workload look for small files in each other's snapshots."""
 
 
 ROLES = ("admin", "operator", "viewer")

@@ -40,6 +40,7 @@ def domain_row(record: DomainRecord, counts: DomainCounts) -> DomainRow:
         recipients=[recipient.hex() for recipient in record.recipients],
         clients=counts.clients,
         snapshots=counts.snapshots,
+        share_references=record.share_references,
     )
 
 

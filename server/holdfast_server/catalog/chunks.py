@@ -32,6 +32,8 @@ class Copy(NamedTuple):
     length: int
     storage_hash: bytes
     epoch: int
+    type: int
+    """ChunkType, as its uploader said."""
     state: CopyState
     session_key: int
 
@@ -54,6 +56,7 @@ _COPY = (
     chunks.c.length,
     chunks.c.storage_hash,
     chunks.c.epoch,
+    chunks.c.type,
     chunks.c.state,
     chunks.c.session_key,
 )

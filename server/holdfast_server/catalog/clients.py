@@ -95,6 +95,17 @@ def listed(
         return [_client(row) for row in rows]
 
 
+def relatives(tx: Tx, name: ClientName) -> list[ClientRecord]:
+    """Return the other replicas of a client's workload, by name; none where it is no replica."""
+    if name.workload == name:
+        return []
+    # "-" stands before "." in ASCII: between the two lies what begins with the workload's name.
+    first, last = f"{name.workload}-", f"{name.workload}."
+    query = select(clients).where(clients.c.name > first, clients.c.name < last)
+    found = [_client(row) for row in tx.execute(query.order_by(clients.c.name)).mappings()]
+    return [client for client in found if client.name.is_relative_of(name)]
+
+
 def count(catalog: Catalog, scope: Scope = EVERYWHERE) -> int:
     """Return the number of clients within `scope`."""
     query = select(func.count()).select_from(clients).where(scope.of_clients(clients.c.name))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, RowMapping, Select, func, insert, select
 
 from holdfast_contract.ids import ClientName, DomainId, SnapshotId
+from holdfast_server.catalog.batches import IDS_MAX
 from holdfast_server.catalog.connection import Tx
 from holdfast_server.catalog.packing import pack, unpack
 from holdfast_server.catalog.schema import (
@@ -175,6 +177,50 @@ def newest(
     if epochs is not None:
         query = query.where(snapshots.c.epoch_min >= epochs[0], snapshots.c.epoch_new <= epochs[1])
     return _first(tx, query.order_by(snapshots.c.seq.desc()))
+
+
+def newest_of(
+    tx: Tx,
+    client_keys: Sequence[int],
+    *,
+    result: str | None = None,
+    dataset: bytes | None = None,
+    epochs: tuple[int, int] | None = None,
+) -> SnapshotRecord | None:
+    """Return the newest shown snapshot of any of these clients, of a result, of a dataset."""
+    found: SnapshotRecord | None = None
+    for at in range(0, len(client_keys), IDS_MAX):
+        some = client_keys[at : at + IDS_MAX]
+        query = _select().where(_is_shown(), snapshots.c.client_key.in_(some))
+        if result is not None:
+            query = query.where(snapshots.c.result == result)
+        if dataset is not None:
+            query = query.where(snapshots.c.dataset == dataset)
+        if epochs is not None:
+            query = query.where(
+                snapshots.c.epoch_min >= epochs[0], snapshots.c.epoch_new <= epochs[1]
+            )
+        newest = _first(tx, query.order_by(snapshots.c.record.desc()))
+        if newest is not None and (found is None or newest.number > found.number):
+            found = newest
+    return found
+
+
+def of_oldest_dataset(tx: Tx, client_key: int, *, epochs: tuple[int, int]) -> SnapshotRecord | None:
+    """Return a client's newest whole snapshot of the paths that were not backed up for longest."""
+    newest = (
+        select(func.max(snapshots.c.record))
+        .where(
+            _is_shown(),
+            snapshots.c.client_key == client_key,
+            snapshots.c.result != "incomplete",
+            snapshots.c.epoch_min >= epochs[0],
+            snapshots.c.epoch_new <= epochs[1],
+        )
+        .group_by(snapshots.c.dataset)
+    )
+    query = _select().where(snapshots.c.client_key == client_key, snapshots.c.record.in_(newest))
+    return _first(tx, query.order_by(snapshots.c.record))
 
 
 def clients_with_snapshots(tx: Tx, limit: int, scope: Scope = EVERYWHERE) -> list[ClientName]:

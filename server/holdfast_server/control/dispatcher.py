@@ -14,7 +14,13 @@ from msgspec.structs import replace
 from holdfast_contract.errors import Cancelled, HoldfastError, Stalled
 from holdfast_contract.format.manifest import dataset_id
 from holdfast_contract.logs import bind, get_logger
-from holdfast_contract.protocol.control import Cancel, FinishedSeen, JobState, Reference
+from holdfast_contract.protocol.control import (
+    Backup,
+    Cancel,
+    FinishedSeen,
+    JobState,
+    Reference,
+)
 from holdfast_server.catalog import clients, domains, jobs
 from holdfast_server.catalog.connection import Catalog
 from holdfast_server.catalog.jobs import JobRecord
@@ -35,6 +41,7 @@ from holdfast_server.control.orders import (
     restore_order,
     verify_order,
 )
+from holdfast_server.control.relatives import references_for, waits_for
 from holdfast_server.control.workers import Workers
 from holdfast_server.repository import Repository
 
@@ -77,6 +84,8 @@ class Dispatcher:
         self._events = events
         self._bounds = bounds
         self._woken = asyncio.Event()
+        self._held: set[str] = set()
+        """Queued jobs of which it was told that they wait for another replica's."""
 
     def wake(self) -> None:
         """Have the next round begin at once."""
@@ -122,12 +131,42 @@ class Dispatcher:
         room = self._bounds.jobs_running_max - running
         if room <= 0 or not len(self._hub):
             return
-        for head in await self._workers.run(jobs.queued_heads, self._catalog):
+        heads = await self._workers.run(jobs.queued_heads, self._catalog)
+        self._held &= {head.id for head in heads}
+        waiting: set[str] = set()
+        for head in heads:
             connection = self._hub.ready(head.client)
-            if connection is not None and await self._send(head, connection):
+            if connection is None or await self._is_held(head, waiting):
+                continue
+            if await self._send(head, connection):
                 room -= 1
             if room <= 0:
                 return
+
+    async def _is_held(self, record: JobRecord, waiting: set[str]) -> bool:
+        """Tell whether a job has to wait for the first backup of its workload; said once.
+
+        `waiting` has the workloads of which that was found in this round: their other replicas'
+        jobs need not ask, as long as they were told.
+        """
+        if record.id in self._held and record.client.workload in waiting:
+            return True
+        first = await self._workers.run(waits_for, self._catalog, record, self._is_connected)
+        if first is not None and record.id not in self._held:
+            self._held.add(record.id)
+            await self._events.add(
+                "job-waits",
+                "begins after the workload's first backup, to share what that one stores",
+                client=record.client,
+                job=record.id,
+                first=first,
+            )
+        if first is not None:
+            waiting.add(record.client.workload)
+        return first is not None
+
+    def _is_connected(self, client: str) -> bool:
+        return self._hub.connected(client) is not None
 
     async def _send(self, record: JobRecord, connection: AgentConnection) -> bool:
         """Give a queued job to its agent; False: it could not be, or is over by that."""
@@ -150,7 +189,20 @@ class Dispatcher:
             await self._events.add(
                 "job-dispatched", "sent to the agent", client=record.client, job=record.id
             )
+            await self._tell_references(record, order)
             return True
+
+    async def _tell_references(self, record: JobRecord, order: _Order) -> None:
+        """Record whose snapshots the agent may look at beside its own."""
+        for reference in order.message.references if isinstance(order.message, Backup) else ():
+            await self._events.add(
+                "reference-granted",
+                "may read the tree of a snapshot beside the parent until the job ends",
+                client=record.client,
+                job=record.id,
+                snapshot=reference.snapshot.hex(),
+                of=reference.client,
+            )
 
     async def _order(self, record: JobRecord) -> _Order | None:
         """Return what to send; a job that cannot be ordered is ended with the reason."""
@@ -164,8 +216,12 @@ class Dispatcher:
         spec = decode_spec(record.spec)
         if isinstance(spec, BackupSpec):
             history = self._history(record, spec)
-            parent = history.parent and history.parent.snapshot
-            return _Order(replace(spec, parent=parent), backup_order(record.id, spec, history))
+            granted = replace(
+                spec,
+                parent=history.parent and history.parent.snapshot,
+                references=[reference.snapshot for reference in history.references],
+            )
+            return _Order(granted, backup_order(record.id, spec, history))
         if isinstance(spec, RestoreSpec):
             return _Order(spec, restore_order(record.id, spec))
         return _Order(spec, verify_order(record.id, spec))
@@ -174,17 +230,27 @@ class Dispatcher:
         client = clients.get(self._catalog, record.client)
         head = self._repository.head(record.client)
         dataset = dataset_id(spec.paths or client.roots, spec.excludes)
-        parent = self._repository.parent_for(record.client, dataset)
-        reference, damaged = None, 0
-        if parent is not None:
-            damaged = self._repository.damaged_count([parent])
-            refs = self._repository.refs_for_differences(parent)
-            reference = Reference(parent, str(record.client), refs)
+        found = self._repository.parent_for(record.client, dataset)
+        parent = None if found is None else self._repository.history.get(found)
         epochs = domains.get(self._catalog, record.client.domain).epochs
+        others = references_for(
+            self._catalog,
+            record.client,
+            dataset=dataset,
+            parent=parent,
+            epochs=(min(epochs), max(epochs)),
+        )
+        granted = [*([] if parent is None else [parent]), *others]
+        damaged = self._repository.damaged_count([snapshot.id for snapshot in granted])
+        reference = None
+        if parent is not None:
+            refs = self._repository.refs_for_differences(parent.id)
+            reference = Reference(parent.id, str(parent.client), refs)
         return History(
             head_seq=head.seq,
             head=head.snapshot,
             parent=reference,
+            references=[Reference(other.id, str(other.client)) for other in others],
             damaged=damaged,
             epoch_min=min(epochs),
             is_accepted=client.accepted == head.snapshot,
@@ -219,6 +285,7 @@ class Dispatcher:
         )
         if same:
             connection.send(order.message)
+            await self._tell_references(record, order)
 
 
 @dataclass(frozen=True)

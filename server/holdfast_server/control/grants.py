@@ -6,7 +6,7 @@ from holdfast_contract.ids import ClientName
 from holdfast_server.catalog import jobs, sessions
 from holdfast_server.catalog.connection import Catalog
 from holdfast_server.control.hub import AgentConnection
-from holdfast_server.control.orders import decode_spec, granted_snapshots
+from holdfast_server.control.orders import BackupSpec, Spec, decode_spec, granted_snapshots
 from holdfast_server.control.queries import Queries
 from holdfast_server.control.workers import Workers
 from holdfast_server.repository import Repository
@@ -61,17 +61,25 @@ class Grants:
         return await self._workers.run(self._job_names, snapshot, connection.client)
 
     def _open_job(self, job: str, client: ClientName) -> Grant:
-        granted = self._of_job(job, client)
+        spec = self._spec(job, client)
+        granted = granted_snapshots(spec)
         with self._catalog.read() as tx:
             row = sessions.of_job(tx, job)
         session = None if row is None else row.session
-        return self._repository.open_grant(client.domain, granted, session)
+        if not isinstance(spec, BackupSpec):
+            return self._repository.open_grant(client.domain, granted, session)
+        # A backup does without what has gone meanwhile; a restore is told.
+        standing = [snapshot.id for snapshot in self._repository.history.standing(granted)]
+        return self._repository.open_grant(client.domain, standing, session, is_tree_only=True)
 
     def _of_job(self, job: str, client: ClientName) -> list[bytes]:
+        return granted_snapshots(self._spec(job, client))
+
+    def _spec(self, job: str, client: ClientName) -> Spec:
         record = jobs.of_client(self._catalog, job, client)
         if record.state not in jobs.ACTIVE_STATES:
             raise jobs.absent(job)
-        return granted_snapshots(decode_spec(record.spec))
+        return decode_spec(record.spec)
 
     def _job_names(self, snapshot: bytes, client: str) -> bool:
         return any(

@@ -24,7 +24,7 @@ from holdfast_contract.protocol.control import (
 
 
 class BackupSpec(Struct, frozen=True, kw_only=True, tag_field="kind", tag="backup"):
-    """A backup; `parent` is set when the job is sent."""
+    """A backup; `parent` and `references` are set when the job is sent."""
 
     paths: list[bytes]
     excludes: list[str]
@@ -32,6 +32,8 @@ class BackupSpec(Struct, frozen=True, kw_only=True, tag_field="kind", tag="backu
     limit_upload: int = 0
     dry_run: bool = False
     parent: bytes | None = None
+    references: list[bytes] = []
+    """Snapshots of relatives."""
 
 
 class RestoreSpec(Struct, frozen=True, kw_only=True, tag_field="kind", tag="restore"):
@@ -88,8 +90,8 @@ def is_dry_run(spec: Spec) -> bool:
 def granted_snapshots(spec: Spec) -> list[bytes]:
     """Return the snapshots that the agent may read while the job runs."""
     match spec:
-        case BackupSpec(parent=parent):
-            return [] if parent is None else [parent]
+        case BackupSpec(parent=parent, references=references):
+            return [*([] if parent is None else [parent]), *references]
         case RestoreSpec(items=items):
             return list(dict.fromkeys(item.snapshot for item in items))
         case VerifySpec(item=item):
@@ -103,8 +105,10 @@ class History:
     head_seq: int
     head: bytes
     parent: Reference | None
+    references: list[Reference]
+    """Snapshots of relatives."""
     damaged: int
-    """Damaged chunks of the parent."""
+    """Damaged chunks of parent and references."""
     epoch_min: int
     """Lowest epoch of the domain's keys: chunks of older ones cannot be opened any more."""
     is_accepted: bool
@@ -121,7 +125,7 @@ def backup_order(job: str, spec: BackupSpec, history: History) -> Backup:
         head_seq=history.head_seq,
         head=history.head,
         parent=history.parent,
-        references=[],
+        references=history.references,
         damaged=history.damaged,
         epoch_min=history.epoch_min,
         limit_upload=spec.limit_upload,

@@ -2,7 +2,8 @@
 
 A grant stands for a running job or an open query and names snapshots of one domain, and perhaps the
 upload session of the same job. Whatever is not in the refs of these snapshots, nor uploaded or
-confirmed in that session, does not exist for its holder.
+confirmed in that session, does not exist for its holder. For a backup nothing but the trees of
+these snapshots exists either: it compares, and never reads back what files held.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final, NamedTuple
 
 from holdfast_contract import errors
 from holdfast_contract.errors import InvalidInput, NotFound
+from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.format.pack import FRAME_BYTES
 from holdfast_contract.ids import ObjectName
 from holdfast_contract.limits import FETCH_IDS_MAX, MIB
@@ -26,7 +28,7 @@ from holdfast_server.repository.damage import Damage
 from holdfast_server.repository.names import object_name
 from holdfast_server.repository.parts import Parts
 from holdfast_server.repository.references import References
-from holdfast_server.repository.sessions import EPOCH_MAX, ID_BYTES
+from holdfast_server.repository.sessions import ID_BYTES
 
 RUN_BYTES_MAX: Final = 8 * MIB
 """Most bytes of one read that serves several chunks."""
@@ -68,9 +70,14 @@ class Reading:
         self.damage = damage
 
     def open_grant(
-        self, domain_name: str, snapshot_ids: Sequence[bytes], session: str | None = None
+        self,
+        domain_name: str,
+        snapshot_ids: Sequence[bytes],
+        session: str | None = None,
+        *,
+        is_tree_only: bool = False,
     ) -> Grant:
-        """Return the right to read what these snapshots of the domain need.
+        """Return the right to read what these snapshots of the domain need, or of it the trees.
 
         Raises:
             NotFound: no such domain, or no such snapshot in it.
@@ -83,7 +90,7 @@ class Reading:
                 if found is None or found.domain_key != domain.key:
                     raise NotFound(f"no such snapshot: {snapshot_id.hex()}")
                 granted.append(found)
-        return Grant(self, domain, granted, session)
+        return Grant(self, domain, granted, session, is_tree_only=is_tree_only)
 
 
 class Grant:
@@ -95,7 +102,10 @@ class Grant:
         domain: DomainRecord,
         granted: list[SnapshotRecord],
         session: str | None,
+        *,
+        is_tree_only: bool,
     ) -> None:
+        self._is_tree_only = is_tree_only
         self._reading = reading
         self._domain = domain
         self._snapshots = granted
@@ -127,20 +137,25 @@ class Grant:
 
     def allows(self, chunk_id: bytes) -> bool:
         """Tell whether the grant covers a chunk: only of such a one may its holder say anything."""
-        return bool(self._allowed([chunk_id]))
+        wanted = self._wanted([chunk_id])[chunk_id]
+        return bool(wanted.copies) or wanted.is_damaged is not None
 
     def _wanted(self, ids: Sequence[bytes]) -> dict[bytes, _Wanted]:
         allowed = self._allowed(ids)
+        # What a tree-only grant keeps back may still have been uploaded or confirmed.
+        asked = ids if self._is_tree_only else [one for one in ids if one not in allowed]
+        of_session = self._of_session(list(asked))
+        granted = sorted(allowed.keys() | of_session)
         with self._reading.parts.catalog.read() as tx:
-            found = chunks.copies(tx, self._domain.key, list(allowed))
-            reported = reports.reported(tx, self._domain.key, list(allowed))
+            found = chunks.copies(tx, self._domain.key, granted)
+            reported = reports.reported(tx, self._domain.key, granted)
         made = {}
         for chunk_id in ids:
             epochs = allowed.get(chunk_id, [])
             fitting = [
                 copy
                 for copy in found.get(chunk_id, [])
-                if any(first <= copy.epoch <= last for first, last in epochs)
+                if chunk_id in of_session or self._may_read(copy, epochs)
             ]
             readable = [copy for copy in fitting if copy.state in READABLE_STATES]
             # A copy that somebody could not open comes last, and still comes: he may lie.
@@ -156,9 +171,6 @@ class Grant:
             epochs = (snapshot.epoch_min, snapshot.epoch_new)
             for chunk_id in self._named(snapshot, ids):
                 allowed.setdefault(chunk_id, []).append(epochs)
-        rest = [chunk_id for chunk_id in ids if chunk_id not in allowed]
-        for chunk_id in self._of_session(rest):
-            allowed[chunk_id] = [(0, EPOCH_MAX)]
         return allowed
 
     def _named(self, snapshot: SnapshotRecord, ids: Sequence[bytes]) -> Sequence[bytes]:
@@ -172,6 +184,10 @@ class Grant:
         except errors.Damaged:
             return ids
         return [chunk_id for chunk_id in ids if chunk_id in index]
+
+    def _may_read(self, copy: Copy, epochs: list[tuple[int, int]]) -> bool:
+        is_of_kind = not self._is_tree_only or copy.type == ChunkType.TREE
+        return is_of_kind and any(first <= copy.epoch <= last for first, last in epochs)
 
     def _of_session(self, ids: list[bytes]) -> set[bytes]:
         if self._session is None or not ids:

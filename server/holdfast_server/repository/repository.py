@@ -193,10 +193,15 @@ class Repository:
         return self.history.manifest(self.history.get(snapshot, scope))
 
     def open_grant(
-        self, domain_name: str, snapshots: Sequence[bytes], session: str | None = None
+        self,
+        domain_name: str,
+        snapshots: Sequence[bytes],
+        session: str | None = None,
+        *,
+        is_tree_only: bool = False,
     ) -> Grant:
         """Return the right to read what these snapshots need; see `Reading.open_grant`."""
-        return self._reading.open_grant(domain_name, snapshots, session)
+        return self._reading.open_grant(domain_name, snapshots, session, is_tree_only=is_tree_only)
 
     # --- damage, numbers, health
 
