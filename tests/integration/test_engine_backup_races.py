@@ -413,7 +413,9 @@ def test_long_extent_lists_go_into_blocks_and_back(
         # With a bound of 2 the blocks need a level of their own.
         monkeypatch.setattr(assembly, "INLINE_EXTENTS_MAX", bound)
         monkeypatch.setattr(assembly, "BLOCK_EXTENTS_MAX", 5)
-        os.chmod(bench.volume / "large", 0o600 + bound)
+        with (bench.volume / "large").open("r+b") as file:
+            file.seek(bound * MIB)
+            file.write(b"changed")
         os.chmod(bench.volume / "d", 0o700 + bound)
         os.chmod(bench.volume / "d" / "file 7", 0o600 + bound)
         bench.run()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from holdfast_agent.crypto.records import seal_identity
 from holdfast_agent.jobs.backup import run_backup
 from holdfast_agent.jobs.backup_job import BackupTools
 from holdfast_agent.jobs.outcome import Outcome
@@ -25,8 +26,15 @@ from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.ids import new_ulid
 from holdfast_contract.limits import MIB
 from holdfast_contract.protocol import control
-from tests.support.memory_repository import MemoryRepository, MemoryUploads
-from tests.support.samples import DOMAIN, IDENTITY, IDENTITY_RECORD, KEYS, domain_body
+from tests.support.memory_repository import MemoryChunks, MemoryRepository, MemoryUploads
+from tests.support.samples import (
+    DOMAIN,
+    IDENTITY,
+    IDENTITY_RECORD,
+    KEYS,
+    domain_body,
+    identity_body,
+)
 
 CLIENT = "shop/db-0"
 
@@ -61,6 +69,8 @@ class BackupBench:
     memory_max: int = 160 * MIB
     small_file_bytes_max: int = 512 * 1024
     workers: int = 2
+    client: str = CLIENT
+    share_references: bool = True
 
     def __post_init__(self) -> None:
         self.volume = self.top / "volume"
@@ -69,17 +79,26 @@ class BackupBench:
         self.clock = DayClock()
         self.cancel = JobCancel()
         self.progress = JobProgress()
-        self.repository.add_identity(IDENTITY_RECORD)
+        self.repository.add_identity(self.identity_record)
         self.uploads: MemoryUploads | None = None
         self.prepare: Callable[[MemoryUploads], None] = lambda uploads: None
+        self.chunks: Callable[[], MemoryChunks] | None = None
+        """Gives each job its source of stored chunks, where it is not just the repository's."""
+
+    @property
+    def identity_record(self) -> bytes:
+        """The client's identity record; all clients here have one key."""
+        if self.client == CLIENT:
+            return IDENTITY_RECORD
+        return seal_identity(identity_body(client=self.client), KEYS)
 
     def order(self, **changes: object) -> control.Backup:
         """Return the order that the server would send now."""
-        seq, head = self.repository.head(CLIENT)
+        seq, head = self.repository.head(self.client)
         parent = None
         if seq:
             refs = self.repository.snapshots[head].refs_object
-            parent = control.Reference(head, CLIENT, refs)
+            parent = control.Reference(head, self.client, refs)
         fields: dict[str, object] = {
             "job": new_ulid(),
             "paths": [os.fsencode(self.volume)],
@@ -99,9 +118,12 @@ class BackupBench:
         """Return what the agent's shell would hand over."""
         return BackupTools(
             keys=KEYS,
-            domain=domain_body(small_file_bytes_max=self.small_file_bytes_max),
+            domain=domain_body(
+                small_file_bytes_max=self.small_file_bytes_max,
+                share_references=self.share_references,
+            ),
             identity=IDENTITY,
-            identity_record=IDENTITY_RECORD,
+            identity_record=self.identity_record,
             roots=Roots.configured([os.fsencode(self.top)]),
             own=OwnFiles([os.fsencode(self.state_path)]),
             state=state,
@@ -128,7 +150,7 @@ class BackupBench:
                 order,
                 self.tools(state),
                 uploads=open_uploads,
-                chunks=self.repository.chunks(),
+                chunks=(self.chunks or self.repository.chunks)(),
                 cancel=self.cancel,
                 progress=self.progress,
             )
@@ -143,7 +165,7 @@ class BackupBench:
 
     def snapshot(self, outcome: Outcome | None = None) -> Snapshot:
         """Return the snapshot of an outcome (default: the head), open for reading."""
-        found = outcome.finished.snapshot if outcome else self.repository.head(CLIENT)[1]
+        found = outcome.finished.snapshot if outcome else self.repository.head(self.client)[1]
         assert found is not None
         chunks = self.repository.chunks()
         reader = ChunkReader(KEYS, chunks)

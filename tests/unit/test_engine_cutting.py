@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from holdfast_agent.engine.cutting import FastCdc, LargeFile
 from holdfast_agent.engine.drafts import ChunkDraft, Parts, batches, holes_of, known_id, parts_of
 from holdfast_agent.engine.memory import Slab, SlabPool
+from holdfast_agent.engine.runs import DataRuns
 from holdfast_agent.jobs.tracking import JobCancel
 from holdfast_agent.tree.entry import HOLE_CHUNK, Extent
 from holdfast_contract.errors import Cancelled, InternalError, InvalidInput
@@ -40,7 +41,7 @@ class Cut:
         self.cancel = JobCancel()
         self.file = LargeFile(
             self.read_into,
-            iter(runs),
+            DataRuns(iter(runs)),
             cutter=FastCdc(settings, seed=5),
             get_slab=lambda: self.pool.get(self.cancel, lambda: None),
             ship=self.ship,
@@ -144,7 +145,7 @@ def test_error_while_reading_gives_the_slab_back() -> None:
 
     file = LargeFile(
         fail,
-        iter([(0, 100)]),
+        DataRuns(iter([(0, 100)])),
         cutter=FastCdc(SMALL, seed=5),
         get_slab=lambda: pool.get(JobCancel(), lambda: None),
         ship=lambda draft, data, slab: None,

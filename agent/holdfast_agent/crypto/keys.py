@@ -211,6 +211,21 @@ def chunk_id(keys: DomainKeys, kind: ChunkType, plaintext: Buffer) -> ChunkId:
     return ChunkId(blake3(bytes((kind,)), key=keys.id).update(plaintext).digest())
 
 
+class ChunkHasher:
+    """Makes the id of one chunk from its plaintext in pieces. `update` releases the GIL."""
+
+    def __init__(self, keys: DomainKeys, kind: ChunkType) -> None:
+        self._hasher = blake3(bytes((kind,)), key=keys.id)
+
+    def update(self, data: Buffer) -> None:
+        """Take the next bytes."""
+        self._hasher.update(data)
+
+    def digest(self) -> ChunkId:
+        """Return the id."""
+        return ChunkId(self._hasher.digest())
+
+
 class ContentHasher:
     """Makes the content id of one file from its logical bytes, in order."""
 

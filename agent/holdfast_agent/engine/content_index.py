@@ -1,7 +1,8 @@
-"""Small files that this backup has bundled so far, by content id: about 16 bytes of memory a file.
+"""Small files by content id: those that this backup has bundled so far, and those of stored pages.
 
-Records lie in a spool; a table of 8-byte slots finds them. A slot has 32 bits of the content id, so
-that hardly any other record is read; the full id is compared all the same.
+Of the former about 16 bytes of memory a file: records lie in a spool, and a table of 8-byte slots
+finds them. A slot has 32 bits of the content id, so that hardly any other record is read; the full
+id is compared all the same.
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ from __future__ import annotations
 import io
 import struct
 from array import array
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from typing import BinaryIO, Final
 
 from holdfast_agent.engine.drafts import ChunkDraft, Part, Parts
 from holdfast_agent.sorting import OpenSpool
-from holdfast_agent.tree.entry import HOLE_CHUNK
+from holdfast_agent.tree.entry import HOLE_CHUNK, Content
+from holdfast_agent.tree.page import Page
 
+Fits = Callable[[Content], bool]
+_PAGES_AT_HAND: Final = 8
 _RECORD = struct.Struct("<32s32sII")
 _SLOTS_FIRST: Final = 1 << 12
 _NUMBER: Final = (1 << 32) - 1
@@ -99,6 +104,50 @@ class BundledFiles:
         content_id, chunk, offset, length = _RECORD.unpack(self._spool.read(_RECORD.size))
         assert chunk != HOLE_CHUNK
         return content_id, chunk, offset, length
+
+
+class PageContents:
+    """The small files of decoded pages, by content id; the pages used last stay at hand.
+
+    Files are looked up in the order of a walk, and were stored in that order: the next one is
+    mostly in the page of the last one, whatever its name is now.
+    """
+
+    def __init__(self) -> None:
+        self._pages: OrderedDict[int, dict[bytes, list[Content]]] = OrderedDict()
+
+    def find(self, content_id: bytes, fits: Fits) -> Content | None:
+        """Return a fitting content part out of the pages at hand."""
+        for number, page in reversed(self._pages.items()):
+            found = _fitting(page.get(content_id), fits)
+            if found is not None:
+                self._pages.move_to_end(number)
+                return found
+        return None
+
+    def find_in(
+        self, number: int, content_id: bytes, fits: Fits, decode: Callable[[int], Page | None]
+    ) -> Content | None:
+        """Return a fitting content part out of page `number`, decoded unless it is at hand."""
+        page = self._pages.get(number)
+        if page is None:
+            decoded = decode(number)
+            page = {} if decoded is None else _by_content(decoded)
+            self._pages[number] = page
+            if len(self._pages) > _PAGES_AT_HAND:
+                self._pages.popitem(last=False)
+        return _fitting(page.get(content_id), fits)
+
+
+def _by_content(page: Page) -> dict[bytes, list[Content]]:
+    found: dict[bytes, list[Content]] = {}
+    for content in page.contents:
+        found.setdefault(content.content_id, []).append(content)
+    return found
+
+
+def _fitting(contents: list[Content] | None, fits: Fits) -> Content | None:
+    return next(filter(fits, contents or ()), None)
 
 
 def _put(slots: array[int], content_id: bytes, number: int) -> None:

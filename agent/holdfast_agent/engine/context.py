@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from holdfast_agent.crypto.keys import DomainKeys
 from holdfast_agent.engine.cutting import Cutter
 from holdfast_agent.engine.memory import MemoryPlan
+from holdfast_agent.engine.relatives import Relatives
 from holdfast_agent.ports import Cancel, Progress
+from holdfast_agent.snapshots.chunks import ChunkReader
 from holdfast_agent.sorting import OpenSpool
 
 
@@ -24,3 +26,7 @@ class BackupContext:
     open_spool: OpenSpool
     cancel: Cancel
     progress: Progress
+    trees: ChunkReader | None = None
+    """Reads tree chunks of the parent and of references; None: there are none to read."""
+    relatives: Relatives | None = None
+    """Where small files are looked for that this client has not stored yet."""

@@ -1,12 +1,21 @@
-"""Large files: cut where their content says, by FastCDC; holes are neither read nor stored."""
+"""Large files: cut where their content says, by FastCDC; holes are neither read nor stored.
+
+What the parent has of the file comes first: a chunk that stands at its old place as it was is taken
+over, and the file is cut from there on only where it differs, until a new cut point meets an old
+one. FastCDC looks at nothing before a chunk's beginning and at one byte behind its end: but for a
+cut point right before a change, the chunks are those of a cut of the whole file.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from holdfast_agent.engine.drafts import ChunkDraft, Parts
 from holdfast_agent.engine.memory import Slab
+from holdfast_agent.engine.rehash import OldChunk, OldContent
+from holdfast_agent.engine.runs import DataRuns
 from holdfast_agent.tree.entry import HOLE_CHUNK
 from holdfast_contract.errors import InternalError, InvalidInput
 from holdfast_contract.format.domain import ChunkerSettings
@@ -71,49 +80,88 @@ class LargeFile:
     def __init__(
         self,
         read_into: ReadInto,
-        runs: Iterator[tuple[int, int]],
+        runs: DataRuns,
         *,
         cutter: Cutter,
         get_slab: Callable[[], Slab],
         ship: Ship,
+        old: OldContent | None = None,
     ) -> None:
         self._read_into = read_into
         self._runs = runs
         self._cutter = cutter
         self._get_slab = get_slab
         self._ship = ship
+        self._old = old
         self._slab: Slab | None = None
         self._start = self._filled = 0
         """The part of the slab that is read and not cut yet."""
-        self._chunks: list[tuple[ChunkDraft, int]] = []
-        """(draft, length) of chunks not yet placed into `parts`; the last run may need them."""
-        self._used = 0
-        """Bytes of the first of them that are placed."""
+        self._tried = 0
+        """Where that part ended when it was last tried to cut it."""
+        self._pending: deque[tuple[int, int]] = deque()
+        """(offset in the file, length) of what that part holds."""
+        self._is_short = False
         self.parts = Parts()
         self.size = 0
         """Logical bytes read so far, holes included."""
+        self.bytes_kept = 0
+        """Bytes of chunks that were taken over."""
+        self.is_cut = False
+        """Whether any part was cut anew."""
 
     def read(self, size: int) -> None:
-        """Read and cut the file up to `size`; `parts` and `size` tell what came."""
-        pending: list[tuple[int, int]] = []
+        """Read the file up to `size`; `parts` and `size` tell what came.
+
+        A file that is shorter than its runs say ends where it ends.
+        """
+        position = self._runs.next_data(0)
+        while position is not None and not self._is_short:
+            kept = None if self._old is None else self._old.at(position)
+            if kept is not None:
+                self._take(kept)
+            else:
+                self._cut_from(position)
+            position = self._runs.next_data(self.size)
+        if not self._is_short:
+            self._fill_hole(size)
+
+    # --- taken over ---
+    def _take(self, kept: OldChunk) -> None:
+        assert self._old is not None
+        self._old.take()
+        used = 0
+        for offset, length in kept.pieces:
+            self._fill_hole(offset)
+            self.parts.append((kept.id, used, length))
+            used += length
+            self.size += length
+        self.bytes_kept += used
+
+    def _fill_hole(self, offset: int) -> None:
+        """Make the parts reach up to `offset`."""
+        if self.size < offset:
+            self.parts.append((HOLE_CHUNK, 0, offset - self.size))
+            self.size = offset
+
+    # --- cut ---
+    def _cut_from(self, position: int) -> None:
+        """Read and cut from `position` to the end, or until the parent's chunks may be taken."""
+        self.is_cut = True
         try:
-            for offset, length in self._runs:
-                got = self._read_run(offset, length, pending)
-                if got < length:
-                    size = offset + got
+            for offset, length in self._runs.since(position):
+                if self._read_run(offset, length):
+                    return
+                if self._is_short:
                     break
             self._cut(is_end=True)
-            self._place(pending, self._cut_bytes())
         finally:
+            self._pending.clear()
             if self._slab is not None:
                 self._slab.let_go()
                 self._slab = None
-        if self.size < size:
-            self.parts.append((HOLE_CHUNK, 0, size - self.size))
-            self.size = size
 
-    def _read_run(self, offset: int, length: int, pending: list[tuple[int, int]]) -> int:
-        """Read one run; `pending` collects (offset, length) of what is read and not placed yet."""
+    def _read_run(self, offset: int, length: int) -> bool:
+        """Read one run, cutting whenever there is enough; True: old chunks follow."""
         done = 0
         while done < length:
             view = self._room()
@@ -121,69 +169,68 @@ class LargeFile:
             got = self._read_into(view[:want], offset + done)
             self._filled += got
             if got:
-                pending.append((offset + done, got))
+                self._pending.append((offset + done, got))
             done += got
             if got < want:
-                break
-            if self._slab is not None and self._filled == len(self._slab.view):
-                self._cut(is_end=False)
-                self._place(pending, self._cut_bytes())
-        return done
+                self._is_short = True
+                return False
+            if self._is_enough() and self._cut(is_end=False):
+                return True
+        return False
+
+    def _is_enough(self) -> bool:
+        """Tell whether to cut now. Where old chunks may be met, no more is read than has to be."""
+        assert self._slab is not None
+        is_full = self._filled == len(self._slab.view)
+        return is_full or (self._old is not None and self._filled - self._tried >= _READ_BYTES)
 
     def _room(self) -> memoryview:
         """Return the unfilled rest of the slab; what is not cut goes over to a new slab."""
         if self._slab is None:
             self._slab = self._get_slab()
-            self._start = self._filled = 0
+            self._start = self._filled = self._tried = 0
         elif self._filled == len(self._slab.view):
             old, new = self._slab, self._get_slab()
             rest = self._filled - self._start
             new.view[:rest] = old.view[self._start :]
             old.let_go()
-            self._slab, self._start, self._filled = new, 0, rest
+            self._slab, self._start, self._filled, self._tried = new, 0, rest, rest
         return self._slab.view[self._filled :]
 
-    def _cut(self, *, is_end: bool) -> None:
+    def _cut(self, *, is_end: bool) -> bool:
         """Ship the chunks of what is read; the last one only at the end: more data may move its
-        end.
+        end. True: behind the last chunk shipped stands an old one.
         """
         if self._slab is None or self._start == self._filled:
-            return
+            return False
         data = self._slab.view[self._start : self._filled]
-        lengths = list(self._cutter.cut(data))
-        if not is_end:
-            lengths.pop()
-        for length in lengths:
+        self._tried = self._filled
+        at = 0
+        for length in self._cutter.cut(data):
+            if at + length == len(data) and not is_end:
+                return False
             draft = ChunkDraft()
             self._slab.hold()
-            self._ship(draft, self._slab.view[self._start : self._start + length], self._slab)
-            self._chunks.append((draft, length))
+            self._ship(draft, data[at : at + length], self._slab)
+            at += length
             self._start += length
+            self._place(draft, length)
+            if self._old is not None and self._pending and self._old.at(self._pending[0][0]):
+                return True
+        return False
 
-    def _cut_bytes(self) -> int:
-        return sum(length for _, length in self._chunks) - self._used
-
-    def _place(self, pending: list[tuple[int, int]], available: int) -> None:
-        """Turn the first `available` bytes that are cut into parts at their places in the file."""
-        while available and pending:
-            offset, length = pending[0]
-            if offset > self.size:
-                self.parts.append((HOLE_CHUNK, 0, offset - self.size))
-                self.size = offset
-            draft, chunk_bytes = self._chunks[0]
-            step = min(length, chunk_bytes - self._used, available)
-            self._append(draft, self._used, step)
-            self._used += step
+    def _place(self, draft: ChunkDraft, length: int) -> None:
+        """Turn a chunk that is cut into parts at its places in the file."""
+        used = 0
+        while used < length:
+            offset, there = self._pending[0]
+            self._fill_hole(offset)
+            step = min(there, length - used)
+            if not self.parts.extend_last(draft, used, step):
+                self.parts.append((draft, used, step))
+            used += step
             self.size += step
-            available -= step
-            if self._used == chunk_bytes:
-                del self._chunks[0]
-                self._used = 0
-            if step == length:
-                del pending[0]
+            if step == there:
+                self._pending.popleft()
             else:
-                pending[0] = (offset + step, length - step)
-
-    def _append(self, draft: ChunkDraft, offset: int, length: int) -> None:
-        if not self.parts.extend_last(draft, offset, length):
-            self.parts.append((draft, offset, length))
+                self._pending[0] = (offset + step, there - step)

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from holdfast_agent.crypto.keys import ContentHasher, content_id
 from holdfast_agent.engine.bundles import Bundler
-from holdfast_agent.engine.content_index import BundledFiles
+from holdfast_agent.engine.content_index import BundledFiles, Fits, PageContents
 from holdfast_agent.engine.context import BackupContext
 from holdfast_agent.engine.cutting import LargeFile
 from holdfast_agent.engine.drafts import ChunkDraft, Part, Parts, holes_of, parts_of
 from holdfast_agent.engine.entries import OldEntry
 from holdfast_agent.engine.memory import Slab, SlabPool
+from holdfast_agent.engine.rehash import OldContent, Rehashing, old_chunks
+from holdfast_agent.engine.runs import DataRuns
 from holdfast_agent.engine.shipping import Piece, Shipping
 from holdfast_agent.engine.source import Reader
-from holdfast_agent.tree.entry import HOLE_CHUNK, Content, Extent
+from holdfast_agent.tree.block import extents_of
+from holdfast_agent.tree.entry import HOLE_CHUNK, Content, EntryType, Extent, Stat
 from holdfast_agent.tree.known import KnownTree, KnownTreeLost
 from holdfast_agent.tree.page import Page, decode_page
-from holdfast_contract.errors import HoldfastError
+from holdfast_contract.errors import Cancelled, HoldfastError, NotFound
 from holdfast_contract.format.chunk import ChunkType
+from holdfast_contract.format.layout import Buffer
 from holdfast_contract.ids import ChunkId
+from holdfast_contract.logs import get_logger
 
-_PAGES_REMEMBERED: Final = 8
-"""Decoded pages of the parent: files that moved together are found in the same page."""
+_log = get_logger(__name__)
 _NOTHING: Final = memoryview(b"")
 _TOLD_BYTES: Final = 256 * 1024
 """Read in small files before the progress is told."""
@@ -37,6 +40,8 @@ class FileContent(NamedTuple):
     content_id: bytes
     size: int
     """Logical bytes; other than the file's size only where it changed meanwhile."""
+    is_parents: bool = False
+    """A large file that came out chunk by chunk as the parent has it."""
 
 
 class FileContents:
@@ -56,6 +61,9 @@ class FileContents:
         self._known = known
         self._bundled = bundled
         self._cutter = context.cutter
+        self._trees = context.trees
+        self._relatives = context.relatives
+        self._rehashing = Rehashing(context.keys, context.workers)
         self._cancel = context.cancel
         self._progress = context.progress
         plan = context.plan
@@ -66,7 +74,7 @@ class FileContents:
             get_slab=lambda: bundle_slabs.get(self._cancel, shipping.hurry),
             submit=self._submit,
         )
-        self._decoded: OrderedDict[int, Page] = OrderedDict()
+        self._pages = PageContents()
         self._untold = 0
         """Bytes of small files that the progress has not been told."""
         self.avoid = avoid
@@ -114,7 +122,7 @@ class FileContents:
         if self._untold >= _TOLD_BYTES:
             self._tell()
         found = content_id(self._keys, data)
-        parts = self._find(found, (), old)
+        parts = self._find(found, (), old, size)
         if parts is None:
             draft, at = self._bundler.take(size, found)
             parts = self._keep(found, draft, at, size)
@@ -154,7 +162,7 @@ class FileContents:
         else:
             found = self._content_id(buffer[:filled], runs, size)
             holes = _holes_between(runs, size)
-        parts = self._find(found, holes, old)
+        parts = self._find(found, holes, old, size)
         if parts is None:
             parts = self._bundle(found, runs, size, filled)
         return FileContent(parts, found, size)
@@ -190,7 +198,7 @@ class FileContents:
 
     # --- what is known already ---
     def _find(
-        self, found: bytes, holes: tuple[tuple[int, int], ...], old: OldEntry | None
+        self, found: bytes, holes: tuple[tuple[int, int], ...], old: OldEntry | None, size: int
     ) -> Parts | None:
         """Return where this content lies already, with the same holes; never in `avoid`."""
         if old is not None and self._fits(old[1], found, holes):
@@ -199,12 +207,19 @@ class FileContents:
             parts = self._bundled.find(found)
             if parts is not None:
                 return parts
+        stored = self._find_stored(found, size, lambda content: self._fits(content, found, holes))
+        return None if stored is None else parts_of(stored.extents)
+
+    def _find_stored(self, found: bytes, size: int, fits: Fits) -> Content | None:
+        """Return the content part of a file of the parent, or of a reference, that fits."""
+        content = self._pages.find(found, fits)
+        if content is not None:
+            return content
         for row in self._known.rows_with_content(found):
-            page = self._page(row)
-            for content in page.contents if page is not None else ():
-                if self._fits(content, found, holes):
-                    return parts_of(content.extents)
-        return None
+            content = self._pages.find_in(row, found, fits, self._page)
+            if content is not None:
+                return content
+        return None if self._relatives is None else self._relatives.find(found, size, fits)
 
     def _fits(self, content: Content, found: bytes, holes: tuple[tuple[int, int], ...]) -> bool:
         return (
@@ -219,36 +234,84 @@ class FileContents:
         return bool(self.avoid) and any(extent.chunk in self.avoid for extent in extents)
 
     def _page(self, row: int) -> Page | None:
-        page = self._decoded.get(row)
-        if page is None:
-            known = self._known.page(row)
-            if known is None:
-                return None
-            try:
-                page = decode_page(known.data, ChunkId(known.chunk), known.offset)
-            except HoldfastError as exc:
-                raise KnownTreeLost("a cached page cannot be decoded") from exc
-            self._decoded[row] = page
-            if len(self._decoded) > _PAGES_REMEMBERED:
-                self._decoded.popitem(last=False)
-        else:
-            self._decoded.move_to_end(row)
-        return page
+        known = self._known.page(row)
+        if known is None:
+            return None
+        try:
+            return decode_page(known.data, ChunkId(known.chunk), known.offset)
+        except HoldfastError as exc:
+            raise KnownTreeLost("a cached page cannot be decoded") from exc
 
     # --- large files ---
     def _read_large(self, reader: Reader, size: int, old: OldEntry | None) -> FileContent:
         before = frozenset[bytes]()
         if old is not None and not old[1].spill:
             before = frozenset(extent.chunk for extent in old[1].extents) - self.avoid
+        runs = DataRuns(reader.data_runs())
+        old_content = None if old is None else self._old_content(reader, runs, old)
         large = LargeFile(
             self._counted(reader.read_into),
-            reader.data_runs(),
+            runs,
             cutter=self._cutter,
             get_slab=lambda: self._slabs.get(self._cancel, self._shipping.hurry),
             ship=lambda draft, data, slab: self._submit(draft, data, slab, before),
+            old=old_content,
         )
-        large.read(size)
-        return FileContent(large.parts, b"", large.size)
+        try:
+            large.read(size)
+        finally:
+            # The file is closed next: no thread may still read it.
+            if old_content is not None:
+                old_content.end()
+        self._progress.add(bytes=large.bytes_kept)
+        is_parents = (
+            old is not None
+            and old_content is not None
+            and old_content.is_used_up
+            and not (large.is_cut or self.avoid)
+            and large.size == old[0].size
+        )
+        return FileContent(large.parts, b"", large.size, is_parents)
+
+    def _old_content(self, reader: Reader, runs: DataRuns, old: OldEntry) -> OldContent | None:
+        """Return what the parent has of a large file, None where it has nothing that could fit."""
+        stat, content = old
+        if stat.type != EntryType.FILE or content.content_id or not content.extents:
+            return None
+
+        def read_into(buffer: memoryview, offset: int) -> int:
+            self._cancel.check()
+            self._progress.add(moved=1)
+            return reader.read_into(buffer, offset)
+
+        return OldContent(
+            old_chunks(self._old_extents(stat, content)),
+            self._rehashing,
+            read_into=read_into,
+            runs=runs,
+            avoid=self.avoid,
+        )
+
+    def _old_extents(self, stat: Stat, content: Content) -> Iterator[Extent]:
+        """Yield the parent's extents of a file, as far as they can be read."""
+        if not content.spill:
+            yield from content.extents
+            return
+        try:
+            yield from extents_of(stat, content, self._block)
+        except HoldfastError as exc:
+            if isinstance(exc, Cancelled):
+                raise
+            _log.info("a list of old extents cannot be read: cut anew", reason=exc.message)
+
+    def _block(self, extent: Extent) -> tuple[Buffer, ChunkId, int]:
+        if self._trees is None:
+            raise NotFound("no trees can be read")
+        return self._trees.read_part(extent), ChunkId(extent.chunk), extent.offset
+
+    def close(self) -> None:
+        """End the threads that hash old chunks."""
+        self._rehashing.close()
 
     def _counted(
         self, read_into: Callable[[memoryview, int], int]

@@ -93,6 +93,7 @@ def run_round(
         root = walk.run()
         assembly.finish()
     finally:
+        files.close()
         bundled.close()
     tree = tuple(RootExtent(known_id(chunk), at, size) for chunk, at, size in root.places())
     report = ship_report(tally, shipping)

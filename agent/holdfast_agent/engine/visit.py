@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from holdfast_agent.engine.drafts import Parts
 from holdfast_agent.engine.entries import EntryDraft, OldEntry
 from holdfast_agent.engine.files import FileContent, FileContents
 from holdfast_agent.engine.source import (
@@ -178,7 +179,7 @@ class Visits:
         content = place.read_plain(stat, data)
         if content is None:
             return None
-        parts, found, _ = self._files.keep_plain(data, old)
+        parts, found, _, _ = self._files.keep_plain(data, old)
         if found:
             content = msgspec.structs.replace(content, content_id=found)
         return EntryDraft(stat, content, parts, None, old)
@@ -221,7 +222,7 @@ class Visits:
         return _Result(entry, attributes, content, is_whole, doubt)
 
     def _taken(self, place: Place, result: _Result, old: OldEntry | None) -> EntryDraft:
-        stat, attributes, (parts, content_id, _), is_whole, doubt = result
+        stat, attributes, (parts, content_id, _, is_parents), is_whole, doubt = result
         content = attributes.content
         if attributes.links > 1:
             group = place.link_group(attributes.inode)
@@ -230,7 +231,13 @@ class Visits:
                 self._remember(group, result)
         elif content_id:
             content = msgspec.structs.replace(content, content_id=content_id)
-        entry = EntryDraft(stat, content, parts, None, old, doubt)
+        kept: Parts | None = parts
+        if is_parents and old is not None and old[1].spill:
+            # The list of its extents stands in blocks of the parent's tree: they stay.
+            extents, spill = old[1].extents, old[1].spill
+            content = msgspec.structs.replace(content, extents=extents, spill=spill)
+            kept = None
+        entry = EntryDraft(stat, content, kept, None, old, doubt)
         if attributes.failures:
             self._with_failures(place, entry, attributes)
         if doubt is not None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 
 from holdfast_agent.crypto.records import open_identity
 from holdfast_agent.engine.context import BackupContext
 from holdfast_agent.engine.cutting import FastCdc
 from holdfast_agent.engine.history import Head, check_history
 from holdfast_agent.engine.memory import plan_memory
+from holdfast_agent.engine.relatives import Relatives, check_references
 from holdfast_agent.engine.rounds import run_dry
 from holdfast_agent.engine.shipping import Shipping
 from holdfast_agent.jobs.backup_cache import Rebuilding, describes, open_cache
@@ -23,12 +26,14 @@ from holdfast_agent.jobs.backup_job import BackupJob, BackupTools
 from holdfast_agent.jobs.backup_source import VolumeSource
 from holdfast_agent.jobs.outcome import Outcome, decode_outcome
 from holdfast_agent.ports import Cancel, ChunkSource, Committed, Missing, Progress, Uploads
+from holdfast_agent.snapshots.chunks import ChunkReader
+from holdfast_agent.snapshots.snapshot import Snapshot
 from holdfast_agent.state.cache import CacheHeader, TreeCache
 from holdfast_agent.state.journal import SignedCommit
 from holdfast_agent.state.memory import Memory, Remembered
 from holdfast_agent.tree.known import KnownTreeLost
 from holdfast_contract.errors import Cancelled, HoldfastError, Retry
-from holdfast_contract.format.manifest import snapshot_id
+from holdfast_contract.format.manifest import dataset_id, snapshot_id
 from holdfast_contract.ids import ZERO_HASH
 from holdfast_contract.logs import get_logger
 from holdfast_contract.protocol import control
@@ -52,6 +57,7 @@ def run_backup(
 
     Raises:
         OutsideRoots, InvalidInput: a path or an exclude is refused; nothing was read.
+        Refused: the server names another client's snapshot as parent, or another workload's.
         WrongKey, HistoryRegressed, Damaged: key or history are not right; nothing was sent.
         NothingRead: none of the paths could be read.
         MissingChunks: the commit was refused as often as is allowed.
@@ -73,6 +79,7 @@ def run_backup(
     source = _source(job)
     if order.dry_run:
         return _run_dry(job, source)
+    check_references(record.client, order.references)
     answered = _commit_again(job, uploads)
     if answered is not None:
         return answered
@@ -209,25 +216,44 @@ def _run(job: BackupJob, source: VolumeSource, uploads: OpenUploads) -> Outcome:
 def _run_with(
     job: BackupJob, source: VolumeSource, session: Uploads, cache: TreeCache | None
 ) -> Outcome:
-    context = _context(job)
-    header = _parent_in(job, cache)
-    shipping = Shipping(context, session)
-    try:
-        rounds = CommitRounds(
-            job,
-            context,
-            source,
-            shipping=shipping,
-            uploads=session,
-            cache=cache,
-            header=header,
-        )
-        outcome = rounds.run()
-    finally:
-        shipping.close()
+    with closing(ChunkReader(job.tools.keys, job.chunks, workers=1)) as trees:
+        header = _parent_in(job, cache)
+        with closing(_relatives(job, trees, header)) as relatives:
+            context = replace(_context(job), trees=trees, relatives=relatives)
+            with closing(Shipping(context, session)) as shipping:
+                rounds = CommitRounds(
+                    job,
+                    context,
+                    source,
+                    shipping=shipping,
+                    uploads=session,
+                    cache=cache,
+                    header=header,
+                )
+                outcome = rounds.run()
     for note in source.notes.values():
         _log.info("left out", reason=note.reason.value, text=note.message)
     return outcome
+
+
+def _relatives(job: BackupJob, trees: ChunkReader, header: CacheHeader | None) -> Relatives:
+    tools, own = job.tools, job.record.client
+    shared = tools.domain.share_references
+    dataset = dataset_id(job.paths, job.order.excludes)
+
+    def open_snapshot(snapshot: bytes) -> Snapshot:
+        return Snapshot(snapshot, keys=tools.keys, source=job.chunks, chunks=trees)
+
+    return Relatives(
+        own,
+        # The domain's record is believed by its MAC, the server's word alone is not.
+        [named for named in job.order.references if shared or named.client == own],
+        open_snapshot=open_snapshot,
+        open_spool=tools.state.spool,
+        cancel=job.cancel,
+        progress=job.progress,
+        is_first=header is None or header.dataset != dataset,
+    )
 
 
 def _parent_in(job: BackupJob, cache: TreeCache | None) -> CacheHeader | None:

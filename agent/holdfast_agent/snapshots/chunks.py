@@ -10,6 +10,7 @@ from threading import Lock
 from holdfast_agent.crypto.keys import DomainKeys
 from holdfast_agent.crypto.sealing import Opener
 from holdfast_agent.ports import ChunkSource, ChunkStatus, FetchedChunk
+from holdfast_agent.tree.entry import HOLE_CHUNK, Extent
 from holdfast_contract.errors import Damaged
 from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.ids import ChunkId
@@ -65,6 +66,20 @@ class ChunkReader:
             self._tree.put(chunk_id, opened)
         return opened
 
+    def read_part(self, extent: Extent) -> memoryview:
+        """Return the bytes of a page or block of a tree; a memoryview of the opened chunk.
+
+        Raises:
+            Damaged: no copy of the chunk opens, or it has no such part.
+        """
+        if extent.chunk == HOLE_CHUNK:
+            raise broken_tree("a page in a hole", extent)
+        whole = self.read_one(ChunkType.TREE, extent.chunk)
+        part = memoryview(whole)[extent.offset : extent.offset + extent.length]
+        if len(part) != extent.length:
+            raise broken_tree("an extent outside its chunk", extent)
+        return part
+
     def _opened(self, kind: ChunkType, fetched: FetchedChunk) -> bytes | Damaged:
         last: Damaged | None = None
         for _ in range(_COPIES_TRIED_MAX):
@@ -83,6 +98,12 @@ class ChunkReader:
                 break
         assert last is not None
         return last
+
+
+def broken_tree(what: str, extent: Extent) -> Damaged:
+    """Return the error of a tree that says what cannot be."""
+    chunk = extent.chunk.hex()
+    return Damaged(f"tree chunk {chunk[:16]}: {what}", object=chunk, chunk=chunk, reason="tree")
 
 
 def _kept(fetched: FetchedChunk) -> FetchedChunk:

@@ -10,7 +10,7 @@ import msgspec
 from holdfast_agent.crypto.keys import DomainKeys
 from holdfast_agent.crypto.records import open_signed_manifest
 from holdfast_agent.ports import ChunkSource
-from holdfast_agent.snapshots.chunks import ChunkReader
+from holdfast_agent.snapshots.chunks import ChunkReader, broken_tree
 from holdfast_agent.tree.block import (
     attributes_of,
     block_ids,
@@ -18,7 +18,6 @@ from holdfast_agent.tree.block import (
     extents_of,
 )
 from holdfast_agent.tree.entry import (
-    HOLE_CHUNK,
     Content,
     Entry,
     EntryFlag,
@@ -111,7 +110,7 @@ class Snapshot:
                 try:
                     page = self._page(extent)
                     if page.stats and page.stats[0].name <= last:
-                        raise _broken("pages out of order", extent)
+                        raise broken_tree("pages out of order", extent)
                 except Damaged as damage:
                     if on_damage is None:
                         raise
@@ -216,7 +215,7 @@ class Snapshot:
             with _as_damage(extent):
                 stats = page_stats(self.part(extent))
             if stats[0].name <= last:
-                raise _broken("pages out of order", extent)
+                raise broken_tree("pages out of order", extent)
             last = stats[-1].name
             budget.spend_entries(len(stats))
             first = 0
@@ -303,13 +302,7 @@ class Snapshot:
 
     def part(self, extent: Extent) -> memoryview:
         """Return the bytes of a page or block; a memoryview of the opened chunk."""
-        if extent.chunk == HOLE_CHUNK:
-            raise _broken("a page in a hole", extent)
-        whole = self.chunks.read_one(ChunkType.TREE, extent.chunk)
-        part = memoryview(whole)[extent.offset : extent.offset + extent.length]
-        if len(part) != extent.length:
-            raise _broken("an extent outside its chunk", extent)
-        return part
+        return self.chunks.read_part(extent)
 
 
 def joined(directory: bytes, name: bytes) -> bytes:
@@ -344,11 +337,6 @@ class _Budget:
     def broken(self, what: str) -> Damaged:
         name = self._snapshot.id.hex()
         return Damaged(f"snapshot {name[:16]} {what}", object=f"manifest {name}", reason="count")
-
-
-def _broken(what: str, extent: Extent) -> Damaged:
-    chunk = extent.chunk.hex()
-    return Damaged(f"tree chunk {chunk[:16]}: {what}", object=chunk, chunk=chunk, reason="tree")
 
 
 @contextmanager

@@ -262,6 +262,38 @@ def decode_page(data: Buffer, own_chunk: ChunkId, own_offset: int) -> Page:
     return Page(stats, contents, ids)
 
 
+class Outline(NamedTuple):
+    """What of a page shows where to look for contents and for further pages."""
+
+    content_ids: frozenset[bytes]
+    directories: tuple[tuple[Stat, Content], ...]
+    """Those that were entered."""
+    entries: int
+
+
+def outline_page(data: Buffer, own_chunk: ChunkId, own_offset: int) -> Outline:
+    """Return the outline of a page: a fifth of the cost of decoding it.
+
+    What it does not return is not checked: who uses an entry decodes the page.
+
+    Raises:
+        InvalidInput, UnsupportedVersion: not a page, or it says what cannot be.
+    """
+    stat_part, table, content_part = _split(data)
+    stats: tuple[Stat, ...] = _STATS.decode(stat_part)
+    owners, rows = _CONTENTS.decode(content_part)
+    require(len(rows) == len(stats), "page: the two parts have another number of entries")
+    reader = _ContentReader(owners, _ids(table), own_chunk, own_offset)
+    found = frozenset(row[1] for row in rows) - {b""}
+    require(all(len(content_id) == _ID_BYTES for content_id in found), "page: a content id")
+    directories = tuple(
+        (stat, reader.content(stat, row))
+        for stat, row in zip(stats, rows, strict=True)
+        if stat.type == _DIRECTORY and not stat.flags & _SKIPPED
+    )
+    return Outline(found, directories, len(stats))
+
+
 class _ContentReader:
     """Turns rows of one content part into Content, and checks each against its stat part."""
 
