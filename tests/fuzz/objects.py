@@ -11,7 +11,7 @@ from blake3 import blake3
 
 from holdfast_agent.crypto.keys import chunk_id, decode_key_material, encode_key_material
 from holdfast_agent.crypto.records import open_domain, open_identity, open_manifest
-from holdfast_agent.crypto.sealing import PLAIN_BYTES_MAX, Opener, Sealer
+from holdfast_agent.crypto.sealing import PLAIN_BYTES_MAX, Opener
 from holdfast_agent.crypto.wraps import public_key_of, unwrap_keys
 from holdfast_agent.tree.block import (
     block_ids,
@@ -26,7 +26,6 @@ from holdfast_contract.errors import Damaged
 from holdfast_contract.format.chunk import (
     HEADER_BYTES,
     ChunkType,
-    padme,
     parse_chunk_header,
 )
 from holdfast_contract.format.domain import (
@@ -56,9 +55,10 @@ from holdfast_contract.format.refs import (
 from holdfast_contract.format.report import ReportKind, decode_report, encode_report
 from holdfast_server.repository.journal_object import decode_journal, encode_journal
 from holdfast_server.repository.journal_records import decode_record, encode_record
+from tests.support.lying_sealer import seal_saying
 from tests.support.samples import DOMAIN, IDENTITY, KEYS, MATERIAL, OWN_CHUNK, noise
 
-_SEALER, _OPENER = Sealer(KEYS), Opener(KEYS)
+_OPENER = Opener(KEYS)
 PLAINTEXT = b"a directory, or what looks like one" * 20
 _CHUNK = chunk_id(KEYS, ChunkType.TREE, PLAINTEXT)
 _OWN_OFFSET = 1 << 19
@@ -86,11 +86,8 @@ def inside_chunk(data: bytes) -> None:
     flags, said, payload = data[1:2], data[2:6], data[6:]
     plain_bytes = int.from_bytes(said, "little")
     of_chunk = chunk_id(KEYS, kind, payload)
-    head = struct.pack("<II", plain_bytes, len(payload))
-    end = len(head) + len(payload)
-    inside = bytearray(padme(end))
-    inside[:end] = head + payload
-    sealed = _SEALER._encrypt(kind, flags[:1] == b"\1", of_chunk, memoryview(inside), end)
+    is_zstd = flags[:1] == b"\1"
+    sealed = seal_saying(KEYS, kind, of_chunk, payload, plain_bytes=plain_bytes, is_zstd=is_zstd)
     try:
         found = _OPENER.open(kind, of_chunk, sealed)
     except Damaged:

@@ -36,6 +36,7 @@ from holdfast_contract.limits import AVOIDED_IDS_MAX, MIB
 from holdfast_contract.protocol import control
 from holdfast_contract.protocol.control import JobState
 from tests.support.fake_server import CLIENT, FakeServer, RealAgent, chunk_record
+from tests.support.lying_sealer import seal_saying
 from tests.support.restore_bench import RestoreBench
 from tests.support.samples import (
     IDENTITY,
@@ -246,11 +247,13 @@ def bomb(stage: Stage) -> None:
     assert packed[4] >> 6 == 2, "the frame has its size in four bytes"
     packed[6:10] = (1 << 30).to_bytes(4, "little")
     assert zstandard.frame_content_size(bytes(packed)) == 1 << 30
-    sealer = Sealer(KEYS)
 
     def change(chunk: FetchedChunk) -> FetchedChunk:
-        sealed = sealer._encrypt(ChunkType.CONTENT, 1, chunk.id, bytes(packed), 4 * MIB)  # type: ignore[arg-type]
-        return FetchedChunk(chunk.id, ChunkStatus.HERE, "packs/x", 0, bytes(sealed))
+        content = ChunkType.CONTENT
+        sealed = seal_saying(
+            KEYS, content, chunk.id, bytes(packed), plain_bytes=4 * MIB, is_zstd=True
+        )
+        return FetchedChunk(chunk.id, ChunkStatus.HERE, "packs/x", 0, sealed)
 
     stage.chunks(lambda chunk: chunk if is_tree(stage, chunk) else change(chunk))
 
