@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,27 @@ def test_indexes_and_options_of_tables_are_those_of_the_code(tmp_path: Path) -> 
     assert {name: option in found[name] for name, option in wanted.items()} == dict.fromkeys(
         wanted, True
     )
+
+
+def test_the_names_of_the_scripts_are_the_revisions_of_alembic_in_their_order() -> None:
+    scripts = ScriptDirectory.from_config(migrate.alembic_config())
+    in_order = [script.revision for script in scripts.walk_revisions()][::-1]
+    assert migrate.revisions() == in_order
+    assert scripts.get_heads() == [migrate.revisions()[-1]]
+
+
+def test_a_catalog_of_this_version_is_opened_without_alembic(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    program = (
+        "import sys; from pathlib import Path; from holdfast_contract.clock import SystemClock\n"
+        "from holdfast_server.catalog.connection import open_catalog\n"
+        "open_catalog('sqlite:', Path(sys.argv[1]), SystemClock()).close()\n"
+        "import holdfast_server.runtime\n"
+        "sys.exit('alembic' in sys.modules)\n"
+    )
+    # A constant program on a folder of this test.
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], check=False)  # noqa: S603
+    assert done.returncode == 0
 
 
 def test_a_new_catalog_needs_no_copy(tmp_path: Path) -> None:

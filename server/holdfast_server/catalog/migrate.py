@@ -1,4 +1,8 @@
-"""Brings the catalog's tables to this version, after a copy of what there was."""
+"""Brings the catalog's tables to this version, after a copy of what there was.
+
+Alembic is imported only where there is something to migrate: it costs 8 MB and a quarter of the
+start.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +13,23 @@ import sqlite3
 from contextlib import closing
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Engine
+from sqlalchemy import Engine, inspect
 
 from holdfast_contract.errors import Conflict, NoSpace, StoreFailed
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 _SCRIPTS: Final = Path(__file__).parent / "migrations"
+_VERSION: Final = "alembic_version"
 
 
 def alembic_config() -> Config:
     """Return what alembic needs; there is no ini file."""
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
@@ -47,14 +53,11 @@ def migrate(engine: Engine, path: Path) -> None:
         Conflict: a newer version wrote it.
         NoSpace, StoreFailed: the copy could not be made.
     """
-    config = alembic_config()
-    scripts = ScriptDirectory.from_config(config)
-    newest = scripts.get_current_head()
-    with engine.connect() as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
+    known = revisions()
+    found = _revision_of(engine)
+    newest = known[-1]
     if found == newest:
         return
-    known = {script.revision for script in scripts.walk_revisions()}
     if found is not None and found not in known:
         raise Conflict(
             f"the catalog was written by a newer version (revision {found})",
@@ -62,6 +65,28 @@ def migrate(engine: Engine, path: Path) -> None:
         )
     if found is not None:
         _keep(path, path.with_name(f"{path.name}.before-{newest}"))
+    _upgrade(engine)
+
+
+def revisions() -> list[str]:
+    """Return the revisions that this version knows, oldest first: how its scripts' names begin."""
+    scripts = (_SCRIPTS / "versions").glob("[0-9]*_*.py")
+    return sorted(script.name.partition("_")[0] for script in scripts)
+
+
+def _revision_of(engine: Engine) -> str | None:
+    """Return the revision that wrote the catalog; None where there are no tables yet."""
+    with engine.connect() as connection:
+        if not inspect(connection).has_table(_VERSION):
+            return None
+        row = connection.exec_driver_sql(f"SELECT version_num FROM {_VERSION}").one_or_none()
+    return None if row is None else str(row[0])
+
+
+def _upgrade(engine: Engine) -> None:
+    from alembic import command
+
+    config = alembic_config()
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
