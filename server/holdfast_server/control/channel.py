@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any, Protocol
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -17,20 +18,24 @@ CLOSE_SECONDS = 2.0
 """How long the other side may take to say goodbye."""
 TLS_BUFFER_BYTES = 16 * limits.KIB
 """One TLS record: messages are short, and a thousand agents are idle at most times."""
+_of_thread = threading.local()
 
 
-def shrink_tls_buffer(transport: asyncio.BaseTransport | None) -> bool:
-    """Give an idle connection a receive buffer of TLS_BUFFER_BYTES; False where there is none.
+def share_tls_buffer(transport: asyncio.BaseTransport | None) -> bool:
+    """Let a connection receive into one buffer of the event loop; False where it has none.
 
-    asyncio keeps 256 KiB for each TLS connection and has no public way to say otherwise; the
-    buffer is empty between two callbacks, and a smaller `max_size` only makes reads smaller.
+    asyncio keeps a buffer for each TLS connection and has no public way to say otherwise. It is
+    empty between two callbacks: what arrived is copied out of it before another connection's turn
+    comes. A smaller `max_size` only makes reads smaller.
     """
     protocol: Any = getattr(transport, "_ssl_protocol", None)
     if not hasattr(protocol, "_ssl_buffer_view"):
         return False
+    if not hasattr(_of_thread, "view"):
+        _of_thread.view = memoryview(bytearray(TLS_BUFFER_BYTES))
     protocol.max_size = TLS_BUFFER_BYTES
-    protocol._ssl_buffer = bytearray(TLS_BUFFER_BYTES)
-    protocol._ssl_buffer_view = memoryview(protocol._ssl_buffer)
+    protocol._ssl_buffer = _of_thread.view.obj
+    protocol._ssl_buffer_view = _of_thread.view
     return True
 
 
@@ -65,7 +70,7 @@ class WebSocketChannel:
     async def open(self, request: web.BaseRequest) -> web.WebSocketResponse:
         """Upgrade `request`; return the response that its handler returns."""
         await self._socket.prepare(request)
-        shrink_tls_buffer(request.transport)
+        share_tls_buffer(request.transport)
         return self._socket
 
     async def send(self, message: Message) -> None:
