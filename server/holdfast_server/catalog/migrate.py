@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 _SCRIPTS: Final = Path(__file__).parent / "migrations"
-_VERSION: Final = "alembic_version"
 
 
 def alembic_config() -> Config:
@@ -77,9 +76,9 @@ def revisions() -> list[str]:
 def _revision_of(engine: Engine) -> str | None:
     """Return the revision that wrote the catalog; None where there are no tables yet."""
     with engine.connect() as connection:
-        if not inspect(connection).has_table(_VERSION):
+        if not inspect(connection).has_table("alembic_version"):
             return None
-        row = connection.exec_driver_sql(f"SELECT version_num FROM {_VERSION}").one_or_none()
+        row = connection.exec_driver_sql("SELECT version_num FROM alembic_version").one_or_none()
     return None if row is None else str(row[0])
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cache
 from typing import NamedTuple
 
 from sqlalchemy import RowMapping, delete, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
 from holdfast_contract.errors import NotFound
-from holdfast_server.catalog.batches import sorted_batches
+from holdfast_server.catalog.batches import marks, padded, sorted_batches
 from holdfast_server.catalog.connection import Tx
 from holdfast_server.catalog.schema import session_ids, sessions
 
@@ -95,17 +95,25 @@ def set_refused(tx: Tx, key: int, *, refs: str, manifest: str) -> None:
 
 def confirm(tx: Tx, key: int, ids: Collection[bytes]) -> None:
     """Remember that `have` said yes to `ids` in this session."""
-    for batch in sorted_batches(ids):
-        rows = [{"session_key": key, "chunk_id": chunk_id} for chunk_id in batch]
-        tx.execute(insert_or_ignore(session_ids).on_conflict_do_nothing(), rows)
+    rows = [(key, chunk_id) for batch in sorted_batches(ids) for chunk_id in batch]
+    tx.exec_driver_sql(
+        "INSERT OR IGNORE INTO session_ids (session_key, chunk_id) VALUES (?, ?)", rows
+    )
 
 
 def confirmed(tx: Tx, key: int, ids: Collection[bytes]) -> set[bytes]:
     """Return those of `ids` to which `have` said yes in this session."""
     found: set[bytes] = set()
     for batch in sorted_batches(ids):
-        query = select(session_ids.c.chunk_id).where(
-            session_ids.c.session_key == key, session_ids.c.chunk_id.in_(batch)
-        )
-        found.update(tx.execute(query).scalars())
+        wanted = padded(batch)
+        rows = tx.exec_driver_sql(_confirmed_query(len(wanted)), (key, *wanted))
+        found.update(rows.scalars())
     return found
+
+
+@cache
+def _confirmed_query(count: int) -> str:
+    return (
+        "SELECT chunk_id FROM session_ids"  # noqa: S608  # no values
+        f" WHERE session_key = ? AND chunk_id IN ({marks(count)})"
+    )
