@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import ssl
@@ -14,7 +15,7 @@ import pytest
 from holdfast_agent.jobs.tracking import JobCancel
 from holdfast_agent.ports import ChunkStatus, Committed, Missing
 from holdfast_agent.transport.downloads import HttpChunks, agent_routes
-from holdfast_agent.transport.http import Body, HttpClient
+from holdfast_agent.transport.http import KEPT_MAX, Body, HttpClient, Kept
 from holdfast_agent.transport.limiter import RateLimit
 from holdfast_agent.transport.retry import Credential, NoRepeat, Retrying
 from holdfast_agent.transport.uploads import SessionUploads
@@ -107,11 +108,19 @@ def server() -> Iterator[Scripted]:
     scripted.server_close()
 
 
+def client_of(server: Scripted, kept: Kept | None = None) -> HttpClient:
+    return HttpClient(
+        server.url,
+        ssl.create_default_context(),
+        bearer=lambda: "hfc_token",
+        user_agent="test",
+        kept=kept,
+    )
+
+
 @pytest.fixture
 def client(server: Scripted) -> Iterator[HttpClient]:
-    made = HttpClient(
-        server.url, ssl.create_default_context(), bearer=lambda: "hfc_token", user_agent="test"
-    )
+    made = client_of(server)
     yield made
     made.close()
 
@@ -158,6 +167,68 @@ def test_a_connection_that_the_server_closed_meanwhile_is_replaced_without_a_wor
     server.route = closing
     assert client.call("GET", "/two").body == b"two"
     assert client.call("GET", "/three").body == b"two"
+
+
+def test_the_next_job_takes_up_the_connection_of_the_one_before(server: Scripted) -> None:
+    ports: list[int] = []
+
+    def route(handler: Handler, _: bytes) -> None:
+        ports.append(handler.client_address[1])
+        handler.answer(200)
+
+    server.route = route
+    kept = Kept()
+    for path in ("/one", "/two"):
+        made = client_of(server, kept)
+        made.call("GET", path)
+        made.close()
+    assert ports[0] == ports[1]
+    aborted = client_of(server, kept)
+    aborted.call("GET", "/three")
+    aborted.abort()
+    aborted.close()
+    kept.close()
+    last = client_of(server, kept)
+    last.call("GET", "/four")
+    last.close()
+    assert ports[0] == ports[2] != ports[3]
+    kept.close()
+
+
+def test_no_more_connections_are_kept_than_allowed(server: Scripted) -> None:
+    kept = Kept()
+    clients = [client_of(server, kept) for _ in range(KEPT_MAX + 1)]
+    for made in clients:
+        made.call("GET", "/x")
+    for made in clients:
+        made.close()
+    found = []
+    while (connection := kept.take()) is not None:
+        found.append(connection)
+        connection.close()
+    assert len(found) == KEPT_MAX
+
+
+@pytest.mark.parametrize(("length", "pieces"), [(1, 1), (1000, 1), (100_000, 2)])
+def test_a_small_body_leaves_in_one_piece_with_its_head(
+    server: Scripted,
+    client: HttpClient,
+    monkeypatch: pytest.MonkeyPatch,
+    length: int,
+    pieces: int,
+) -> None:
+    sent: list[bytes] = []
+    send = http.client.HTTPConnection.send
+
+    def noted(connection: http.client.HTTPConnection, data: bytes) -> None:
+        sent.append(data)
+        send(connection, data)
+
+    monkeypatch.setattr(http.client.HTTPConnection, "send", noted)
+    client.call("PUT", "/x", body=Body.of(bytes(length)))
+    client.call("GET", "/y")
+    assert len(sent) == pieces + 1
+    assert [len(body) for _, _, body in server.seen] == [length, 0]
 
 
 def test_a_server_that_cuts_a_fresh_connection_is_unreachable(

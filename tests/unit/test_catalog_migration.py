@@ -98,7 +98,7 @@ def test_a_catalog_of_this_version_is_opened_without_alembic(tmp_path: Path) -> 
         "sys.exit('alembic' in sys.modules)\n"
     )
     # A constant program on a folder of this test.
-    done = subprocess.run([sys.executable, "-c", program, tmp_path], check=False)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], check=False)
     assert done.returncode == 0
 
 

@@ -25,7 +25,7 @@ from holdfast_agent.sources.clock import FileClock
 from holdfast_agent.state.directory import StateDirectory
 from holdfast_agent.state.journal import JobJournal, JournalledJob
 from holdfast_agent.transport.channel import Channel
-from holdfast_agent.transport.http import Body, HttpClient
+from holdfast_agent.transport.http import Body, HttpClient, Kept
 from holdfast_agent.transport.retry import Credential
 from holdfast_contract.errors import HoldfastError, InvalidInput, TooMany
 from holdfast_contract.logs import get_logger
@@ -68,6 +68,7 @@ class Agent:
         self._queries: dict[str, JobCancel] = {}
         self._query_threads = ThreadPoolExecutor(QUERIES_AT_ONCE, thread_name_prefix="query")
         self._tasks: set[asyncio.Task[None]] = set()
+        self._kept = Kept()
         self._channel = Channel(
             url=self.config.server,
             context=self.context,
@@ -103,6 +104,7 @@ class Agent:
             await self._end_work()
             await self._channel.stop()
             await asyncio.gather(channel, progress, stopping, return_exceptions=True)
+            self._kept.close()
 
     async def _end_work(self) -> None:
         """Interrupt what runs: jobs stay in the journal and go on at the next start."""
@@ -116,7 +118,11 @@ class Agent:
 
     def _client(self) -> HttpClient:
         return HttpClient(
-            self.config.server, self.context, bearer=self._credential.bearer, user_agent=USER_AGENT
+            self.config.server,
+            self.context,
+            bearer=self._credential.bearer,
+            user_agent=USER_AGENT,
+            kept=self._kept,
         )
 
     # --- Peer: what the channel calls

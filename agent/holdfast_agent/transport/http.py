@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -36,6 +37,10 @@ IDLE_TIMEOUT_SECONDS = 75.0
 REPLY_BYTES_MAX = 64 << 20
 """Largest reply that is read whole."""
 _DRAIN_BYTES_MAX = 1 << 20
+_GATHERED_BYTES_MAX = 8 << 10
+"""A body up to this size leaves in one TLS record and one packet with its head."""
+KEPT_MAX = 4
+"""Connections that are kept from one job to the next; the server closes them when they are idle."""
 
 
 @dataclass(frozen=True)
@@ -124,11 +129,66 @@ def trusting(ca: Path | None) -> ssl.SSLContext:
     return context
 
 
+class _Gathering(http.client.HTTPConnection):
+    """Sends head and small body in one piece; `http.client` alone makes two packets of them."""
+
+    gathered: bytearray | None = None
+
+    def send(self, data: Any) -> None:
+        """Send `data`, or keep it for `flush`."""
+        if self.gathered is None:
+            super().send(data)
+        else:
+            self.gathered += data
+
+    def flush(self) -> None:
+        """Send what was kept."""
+        gathered, self.gathered = self.gathered, None
+        if gathered:
+            super().send(gathered)
+
+
+class _SecureGathering(_Gathering, http.client.HTTPSConnection):
+    """The same over TLS."""
+
+
+class Kept:
+    """Idle connections that wait for the next job: a TLS handshake costs 2 KB. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connections: list[_Gathering] = []
+
+    def take(self) -> _Gathering | None:
+        """Return one of them, if there is one."""
+        with self._lock:
+            return self._connections.pop() if self._connections else None
+
+    def put(self, connection: _Gathering) -> None:
+        """Keep an idle connection, or close it where there are enough."""
+        with self._lock:
+            if len(self._connections) < KEPT_MAX:
+                self._connections.append(connection)
+                return
+        connection.close()
+
+    def close(self) -> None:
+        """Close all of them."""
+        while (connection := self.take()) is not None:
+            connection.close()
+
+
 class HttpClient:
     """Requests to one server; thread-safe."""
 
     def __init__(
-        self, url: str, context: ssl.SSLContext, *, bearer: Callable[[], str], user_agent: str
+        self,
+        url: str,
+        context: ssl.SSLContext,
+        *,
+        bearer: Callable[[], str],
+        user_agent: str,
+        kept: Kept | None = None,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("https", "http") or not parts.hostname:
@@ -142,9 +202,10 @@ class HttpClient:
         self._context = context
         self._bearer = bearer
         self._user_agent = user_agent
+        self._kept = kept
         self._lock = threading.Lock()
-        self._idle: list[http.client.HTTPConnection] = []
-        self._busy: set[http.client.HTTPConnection] = set()
+        self._idle: list[_Gathering] = []
+        self._busy: set[_Gathering] = set()
         self._aborted = False
 
     def call(
@@ -204,16 +265,19 @@ class HttpClient:
                     continue
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections, or leave them to the next client of the same `Kept`."""
         with self._lock:
             idle, self._idle = self._idle, []
         for connection in idle:
-            connection.close()
+            if self._kept is None:
+                connection.close()
+            else:
+                self._kept.put(connection)
 
     # --- connections
     def _exchange(
         self, method: str, path: str, body: Body | None, headers: dict[str, str]
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    ) -> tuple[_Gathering, http.client.HTTPResponse]:
         headers["Authorization"] = f"Bearer {self._bearer()}"
         headers["User-Agent"] = self._user_agent
         if body is not None and body.length is None:
@@ -236,7 +300,7 @@ class HttpClient:
 
     def _send(
         self,
-        connection: http.client.HTTPConnection,
+        connection: _Gathering,
         method: str,
         path: str,
         body: Body | None,
@@ -250,6 +314,8 @@ class HttpClient:
         connection.putrequest(method, self._prefix + path, skip_accept_encoding=True)
         for name, value in headers.items():
             connection.putheader(name, value)
+        is_small = bool(body and body.length and body.length <= _GATHERED_BYTES_MAX)
+        connection.gathered = bytearray() if is_small else None
         connection.endheaders()
         if body is None:
             return
@@ -262,27 +328,28 @@ class HttpClient:
                     connection.send(b"\r\n")
             if body.length is None:
                 connection.send(b"0\r\n\r\n")
+            connection.flush()
         except (BrokenPipeError, ConnectionResetError):
             # A server that refuses a body answers and closes: its answer says why.
             return
 
-    def _take(self) -> tuple[http.client.HTTPConnection, bool]:
+    def _take(self) -> tuple[_Gathering, bool]:
         with self._lock:
             if self._aborted:
                 raise Unreachable("the request was cancelled")
-            reused = bool(self._idle)
-            connection = self._idle.pop() if reused else self._new()
+            found = self._idle.pop() if self._idle else self._kept and self._kept.take()
+            connection = found or self._new()
             self._busy.add(connection)
-            return connection, reused
+            return connection, connection is found
 
-    def _new(self) -> http.client.HTTPConnection:
+    def _new(self) -> _Gathering:
         if self._secure:
-            return http.client.HTTPSConnection(
+            return _SecureGathering(
                 self._host, self._port, timeout=CONNECT_TIMEOUT_SECONDS, context=self._context
             )
-        return http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_TIMEOUT_SECONDS)
+        return _Gathering(self._host, self._port, timeout=CONNECT_TIMEOUT_SECONDS)
 
-    def _put_back(self, connection: http.client.HTTPConnection, *, keep: bool) -> None:
+    def _put_back(self, connection: _Gathering, *, keep: bool) -> None:
         with self._lock:
             self._busy.discard(connection)
             if keep and not self._aborted and connection.sock is not None:

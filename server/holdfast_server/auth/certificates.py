@@ -124,6 +124,8 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    # Half a KB in every handshake for a resumption that no client of ours asks for.
+    context.num_tickets = 0
     load_certificate(context, files)
     return context
 

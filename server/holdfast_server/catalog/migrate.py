@@ -37,9 +37,7 @@ def alembic_config() -> Config:
 
 def newest_revision() -> str:
     """Return the revision of this version's tables."""
-    newest = ScriptDirectory.from_config(alembic_config()).get_current_head()
-    assert newest is not None
-    return newest
+    return revisions()[-1]
 
 
 def migrate(engine: Engine, path: Path) -> None:
@@ -54,7 +52,7 @@ def migrate(engine: Engine, path: Path) -> None:
     """
     known = revisions()
     found = _revision_of(engine)
-    newest = known[-1]
+    newest = newest_revision()
     if found == newest:
         return
     if found is not None and found not in known:
