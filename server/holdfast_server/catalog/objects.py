@@ -46,6 +46,12 @@ _UNUSED = (
     )
 )
 
+_OF_SESSION = select(
+    func.count(),
+    func.coalesce(func.sum(case((objects.c.state == ObjectState.STORED, 1), else_=0)), 0),
+    func.coalesce(func.sum(objects.c.length), 0),
+).where(objects.c.session_key == bindparam("session"), objects.c.kind == bindparam("of"))
+
 
 def register(
     tx: Tx,
@@ -85,13 +91,7 @@ def unused(tx: Tx, session_key: int) -> int:
 
 def of_session(tx: Tx, session_key: int, kind: ObjectKind) -> tuple[int, int, int]:
     """Return how many names of a kind a session has, how many are stored, and their bytes."""
-    stored = objects.c.state == ObjectState.STORED
-    query = select(
-        func.count(),
-        func.coalesce(func.sum(case((stored, 1), else_=0)), 0),
-        func.coalesce(func.sum(objects.c.length), 0),
-    ).where(objects.c.session_key == session_key, objects.c.kind == kind)
-    names, count, length = tx.execute(query).one()
+    names, count, length = tx.execute(_OF_SESSION, {"session": session_key, "of": kind}).one()
     return names, count, length
 
 
