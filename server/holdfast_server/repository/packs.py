@@ -44,6 +44,8 @@ class PackUpload:
         self._uploader = uploader
         self._ulid = ulid
         self._buffer = bytearray(length)
+        # To set a slice of a bytearray copies twice.
+        self._view = memoryview(self._buffer)
         self.length = length
         self._filled = 0
         self._is_over = False
@@ -88,7 +90,7 @@ class PackUpload:
         had, self._filled = self._filled, self._filled + len(data)
         if self._filled > self.length:
             raise TooLarge("the pack is longer than announced")
-        self._buffer[had : self._filled] = data
+        self._view[had : self._filled] = data
         if had < HEADER_BYTES <= self._filled:
             domain = bytes(self._buffer[HEADER_BYTES - 16 : HEADER_BYTES])
             if self._buffer[:4] != b"HFPK" or domain != self._uploader.domain.domain:
@@ -120,6 +122,7 @@ class PackUpload:
         """Drop what has arrived; does nothing after `commit`."""
         with self._lock:
             was_over, self._is_over = self._is_over, True
+            self._view = memoryview(b"")
             self._buffer = bytearray()
         if not was_over:
             self._packs.release(self)
