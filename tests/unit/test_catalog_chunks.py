@@ -146,6 +146,22 @@ def test_a_pack_of_thousands_of_chunks_is_indexed_whole(pod: Pod) -> None:
         assert chunks.live_ids(tx, key(pod), wanted, epoch_min=1) == set(wanted)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 999, 1000, 1001, 2100])
+def test_of_any_number_of_ids_just_the_live_ones_are_found(pod: Pod, count: int) -> None:
+    known, unknown = ids(count), [bytes([9]) + chunk_id[1:] for chunk_id in ids(7)]
+    session = pod.open()
+    pod.send(known, session)
+    asked = b"".join([*unknown, *known])
+    for _ in ("told of the first time", "told of before"):
+        told = pod.served.repository.have(pod.name, session.id, asked, 1)
+        assert told == b"\0" * 7 + b"\1" * count
+
+
+def test_a_copy_of_a_later_epoch_is_not_live_below_it(pod: Pod) -> None:
+    pod.send([A], pod.open(), epoch=2)
+    assert live(pod, 1, 2) and not live(pod, 1, 1)
+
+
 def test_the_log_of_what_left_is_numbered_and_read_from_a_number_on(pod: Pod) -> None:
     catalog, domain = pod.served.catalog, key(pod)
     catalog.write(lambda tx: liveness.log_left(tx, domain, ids(3)))
