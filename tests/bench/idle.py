@@ -9,29 +9,16 @@ directory, waiting for work.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
-import random
 import resource
-import ssl
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from holdfast_agent.config import PROGRAM, agent_config
-from holdfast_agent.jobs import enrol
-from holdfast_agent.runtime.service import Agent
-from holdfast_agent.runtime.start import domain_keys
-from holdfast_agent.sources.clock import SystemFileClock
-from holdfast_agent.state.directory import StateDirectory
-from holdfast_agent.state.identity import IdentityFiles
-from holdfast_agent.transport.http import HttpClient, trusting
-from holdfast_contract.settings.arguments import read_invocation
 from tests.support.world import World
 
 AGENTS_IN_A_PROCESS = 250
@@ -48,53 +35,6 @@ def resident_bytes(pid: int) -> int:
     """Return the resident size of a process."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
-
-
-# --- one process of agents
-def enrol_token(world: dict[str, str], client: str) -> str:
-    """Return a new enrolment token."""
-    request = urllib.request.Request(
-        world["server"] + "/v1/enrol-tokens",
-        json.dumps({"domain": "bench", "client": client}).encode(),
-        {"Authorization": f"Bearer {world['token']}", "Content-Type": "application/json"},
-    )
-    context = ssl.create_default_context(cafile=world["ca"])
-    with urllib.request.urlopen(request, context=context) as answer:
-        return str(json.load(answer)["token"])
-
-
-async def run_agents(world: dict[str, str], first: int, count: int) -> None:
-    """Enrol and connect `count` agents, say so, and stay until standard input ends."""
-    context = trusting(Path(world["ca"]))
-    stop = asyncio.Event()
-    tasks = []
-    for number in range(first, first + count):
-        state = Path(world["top"]) / "states" / str(number)
-        state.mkdir(parents=True)
-        environ = {
-            "HOLDFAST_SERVER": world["server"],
-            "HOLDFAST_CA": world["ca"],
-            "HOLDFAST_STATE": str(state),
-            "HOLDFAST_ROOTS": world["top"],
-            "HOLDFAST_KEY_FILE": world["key"],
-        }
-        settings = read_invocation(PROGRAM, [], environ).settings
-        config = agent_config(settings, f"agent-{number}")
-        keys, directory, clock = domain_keys(config), StateDirectory(state), SystemFileClock()
-        token = enrol_token(world, f"bench/agent-{number}")
-        client = HttpClient(config.server, context, bearer=str(token).strip, user_agent="bench")
-        files = IdentityFiles(directory)
-        identity = enrol.enrol_client(
-            files, client, keys=keys, name=f"bench/agent-{number}", clock=clock
-        )
-        client.close()
-        agent = Agent(config, directory, keys, identity, context, clock, random.uniform)
-        tasks.append(asyncio.create_task(agent.run(stop)))
-        await asyncio.sleep(0)
-    print("enrolled", flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    stop.set()
-    await asyncio.gather(*tasks)
 
 
 # --- the whole
@@ -117,10 +57,13 @@ def measure(top: Path, agents: int, seconds: float) -> None:
         processes = []
         for first in range(0, agents, AGENTS_IN_A_PROCESS):
             count = min(AGENTS_IN_A_PROCESS, agents - first)
-            command = [sys.executable, __file__, "--inside", str(top / "facts"), str(first)]
+            command = [sys.executable, "-m", "tests.support.many_agents", str(top / "facts")]
             processes.append(
                 subprocess.Popen(
-                    [*command, str(count)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                    [*command, str(first), str(count)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    cwd=Path(__file__).resolve().parents[2],
                 )
             )
         for process in processes:
@@ -152,13 +95,8 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--agents", type=int, default=1000)
     options.add_argument("--seconds", type=float, default=60)
-    options.add_argument("--inside", nargs=3, metavar=("FACTS", "FIRST", "COUNT"))
     chosen = options.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    if chosen.inside:
-        facts, first, count = chosen.inside
-        asyncio.run(run_agents(json.loads(Path(facts).read_text()), int(first), int(count)))
-        return
     with tempfile.TemporaryDirectory(prefix="holdfast-idle-") as top:
         measure(Path(top), chosen.agents, chosen.seconds)
 
