@@ -25,7 +25,14 @@ from tests.support.handclock import HandClock
 KNOWN = Filesystems()
 
 
-def note(looks: SecondLook, top: Path, names: list[bytes], started_ns: int = 1 << 62) -> bool:
+def note(
+    looks: SecondLook,
+    top: Path,
+    names: list[bytes],
+    started_ns: int = 1 << 62,
+    *,
+    is_local: bool = True,
+) -> bool:
     base = os.fsencode(top)
     where = Descent.open(base, clock=SystemFileClock(), filesystems=KNOWN)
     assert isinstance(where, Descent)
@@ -36,7 +43,7 @@ def note(looks: SecondLook, top: Path, names: list[bytes], started_ns: int = 1 <
         reader = open_file(where.current, entry)
         assert isinstance(reader, FileReader)
         with reader:
-            return looks.note(base, names[:-1], reader, started_ns)
+            return looks.note(base, names[:-1], reader, started_ns, is_local=is_local)
 
 
 def again(looks: SecondLook, clock: HandClock) -> list[tuple[tuple[bytes, ...], bytes]]:
@@ -75,6 +82,17 @@ def test_an_old_file_needs_no_second_look(tmp_path: Path) -> None:
     assert not note(looks, tmp_path, [b"a"])
     looks = SecondLook(HandClock(ctime_ns + YOUNG_NS), KNOWN)
     assert note(looks, tmp_path, [b"a"])
+
+
+def test_a_file_from_before_the_clock_was_set_back_needs_no_second_look(tmp_path: Path) -> None:
+    """A change made now would bear another stamp; without this it would be listed for ever."""
+    (tmp_path / "a").write_bytes(b"")
+    ctime_ns = (tmp_path / "a").stat().st_ctime_ns
+    clock = HandClock(ctime_ns - 3_600_000_000_000)
+    looks = SecondLook(clock, KNOWN)
+    assert not note(looks, tmp_path, [b"a"], started_ns=clock.stamp)
+    # Elsewhere the clock that stamps may be ahead, and go on stamping so.
+    assert note(looks, tmp_path, [b"a"], started_ns=clock.stamp, is_local=False)
 
 
 def test_changed_replaced_and_vanished_files_are_to_be_read_again(tmp_path: Path) -> None:

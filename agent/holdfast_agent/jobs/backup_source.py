@@ -70,13 +70,20 @@ class Top(NamedTuple):
 class VolumeReader:
     """A file that is open; fits engine.source.Reader."""
 
-    __slots__ = ("_owners", "entry", "reader", "started_ns")
+    __slots__ = ("_owners", "entry", "is_local", "reader", "started_ns")
 
     def __init__(
-        self, reader: FileReader, owners: OwnerNames, started_ns: int, *, shown: bytes
+        self,
+        reader: FileReader,
+        owners: OwnerNames,
+        started_ns: int,
+        *,
+        shown: bytes,
+        is_local: bool,
     ) -> None:
         self.reader = reader
         self.started_ns = started_ns
+        self.is_local = is_local
         self.entry = reader.entry
         """The stat part as it was when opened."""
         if shown != reader.entry.name:
@@ -195,7 +202,8 @@ class VolumePlace:
         if real != shown:
             entry = msgspec.structs.replace(entry, name=real)
         reader = _readable(open_file(self.descent.current, entry))
-        return VolumeReader(reader, self._volume.owners, started_ns, shown=shown)
+        is_local = self.descent.current.kind is FilesystemKind.LOCAL
+        return VolumeReader(reader, self._volume.owners, started_ns, shown=shown, is_local=is_local)
 
     def link_group(self, inode: int) -> bytes:
         """Return the hard-link group of an inode here."""
@@ -344,7 +352,9 @@ class VolumeSource:
     ) -> bool:
         """Remember a file for the second look if it is young; tell whether."""
         base = top.real_above
-        if not self._second.note(base, parents, reader.reader, reader.started_ns):
+        if not self._second.note(
+            base, parents, reader.reader, reader.started_ns, is_local=reader.is_local
+        ):
             return False
         self._doubts[base, parents, reader.reader.entry.name] = key
         self._doubt_tops[key] = top

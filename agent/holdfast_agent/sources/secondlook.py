@@ -25,6 +25,18 @@ REMEMBERED_MAX: Final = 20_000
 """Most files remembered: about 10 MB. When full, the oldest are to be settled first."""
 
 
+def is_young(ctime_ns: int, now_ns: int, *, is_local: bool) -> bool:
+    """Tell whether a file read just now may have changed in the tick in which it was read.
+
+    `now_ns` is the file-stamp clock after the reading. What is stamped later than that was stamped
+    before the clock was set back: a change made now would bear another stamp, and show. The clock
+    of a file system that is not local may simply be ahead.
+    """
+    if is_local and ctime_ns > now_ns:
+        return False
+    return ctime_ns >= now_ns - YOUNG_NS
+
+
 class Doubt(NamedTuple):
     """A file to be looked at again, or after `settle` one to be read again."""
 
@@ -58,16 +70,23 @@ class SecondLook:
         return len(self._doubts) >= REMEMBERED_MAX
 
     def note(
-        self, base: bytes, parents: Sequence[bytes], reader: FileReader, started_ns: int
+        self,
+        base: bytes,
+        parents: Sequence[bytes],
+        reader: FileReader,
+        started_ns: int,
+        *,
+        is_local: bool,
     ) -> bool:
         """Remember the file that has just been read where it needs a second look.
 
         `started_ns` is the file-stamp clock (`FileClock.stamp_ns`) just before `reader` was
-        opened. Returns whether it is remembered.
+        opened, `is_local` whether files here are stamped by that clock. Returns whether it is
+        remembered.
         """
         signature = reader.signature
         ctime_ns = signature.ctime_ns
-        if ctime_ns < self._clock.stamp_ns() - YOUNG_NS:
+        if not is_young(ctime_ns, self._clock.stamp_ns(), is_local=is_local):
             return False
         assert not self.is_full, "settle first"
         due = self._clock.monotonic() + WAIT_SECONDS
