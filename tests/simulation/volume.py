@@ -1,0 +1,436 @@
+"""A pod's volume in memory: an application changes it while the agent reads it.
+
+Timestamps have the grain of a kernel's tick, so a file can change twice within one and look the
+same. Every content that a file ever had is remembered with its time: what a snapshot may hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from random import Random
+from types import SimpleNamespace
+from typing import Any, Final
+
+from holdfast_agent.crypto.keys import DomainKeys, link_group
+from holdfast_agent.engine.source import Attributes, DoubtKey, Row, Unreadable
+from holdfast_agent.sources import scan
+from holdfast_agent.sources.filesystems import FilesystemKind
+from holdfast_agent.sources.findings import Finding
+from holdfast_agent.sources.roots import Roots
+from holdfast_agent.sources.secondlook import WAIT_SECONDS, is_young
+from holdfast_agent.tree.entry import Content, EntryType, Stat
+from tests.simulation.loop import pause
+
+TICK_NS: Final = 10_000_000
+TOP: Final = b"/data"
+SECRET: Final = b"private-"
+"""Every name in a volume begins so: it must never be found where it has no business."""
+
+
+@dataclass
+class SimFile:
+    """A file or a directory."""
+
+    inode: int
+    mtime_ns: int
+    ctime_ns: int
+    content: bytes | None
+    """None: a directory."""
+
+
+@dataclass
+class Volume:
+    """The tree below /data."""
+
+    rng: Random
+    clock: VolumeClock
+    nodes: dict[bytes, SimFile] = field(default_factory=dict)
+    history: dict[bytes, list[tuple[float, bytes | None]]] = field(default_factory=dict)
+    """Path -> (virtual time, content from then on); None: it is gone."""
+    inodes: int = 10
+    locked: set[bytes] = field(default_factory=set)
+    """Files that cannot be read now."""
+    races: float = 0.0
+    """Chance that the application writes just before a file is read, and once more just after."""
+
+    def __post_init__(self) -> None:
+        self._make(TOP, None)
+
+    def _make(self, path: bytes, content: bytes | None) -> None:
+        self.inodes += 1
+        stamp = self.clock.stamp_ns()
+        self.nodes[path] = SimFile(self.inodes, stamp, stamp, content)
+        if content is not None:
+            self._note(path, content)
+
+    def _note(self, path: bytes, content: bytes | None) -> None:
+        self.history.setdefault(path, []).append((self.clock.monotonic(), content))
+
+    def _touch_above(self, path: bytes) -> None:
+        above = self.nodes[path.rpartition(b"/")[0]]
+        above.mtime_ns = above.ctime_ns = self.clock.stamp_ns()
+
+    def files(self) -> list[bytes]:
+        """Return the paths of all files."""
+        return sorted(path for path, node in self.nodes.items() if node.content is not None)
+
+    def directories(self) -> list[bytes]:
+        """Return the paths of all directories."""
+        return sorted(path for path, node in self.nodes.items() if node.content is None)
+
+    # --- what the application does
+    def write(self, path: bytes, content: bytes) -> None:
+        """Write a file in place, or make it."""
+        node = self.nodes.get(path)
+        if node is None:
+            self._make(path, content)
+            self._touch_above(path)
+            return
+        assert node.content is not None
+        node.content = content
+        node.mtime_ns = node.ctime_ns = self.clock.stamp_ns()
+        self._note(path, content)
+
+    def make_directory(self, path: bytes) -> None:
+        """Make a directory."""
+        if path not in self.nodes:
+            self._make(path, None)
+            self._touch_above(path)
+
+    def remove(self, path: bytes) -> None:
+        """Remove an entry with all below it."""
+        for below in [p for p in self.nodes if p == path or p.startswith(path + b"/")]:
+            if self.nodes.pop(below).content is not None:
+                self._note(below, None)
+        self._touch_above(path)
+
+    def rename(self, path: bytes, new: bytes) -> None:
+        """Move a file; its times but the ctime stay."""
+        node = self.nodes.pop(path)
+        assert node.content is not None
+        node.ctime_ns = self.clock.stamp_ns()
+        if new in self.nodes:
+            self._note(new, None)
+        self.nodes[new] = node
+        self._note(path, None)
+        self._note(new, node.content)
+        self._touch_above(path)
+        self._touch_above(new)
+
+    def lock(self, paths: set[bytes]) -> None:
+        """Have these files, and no others, refuse to be read: as by chmod, which their ctime shows.
+
+        One that nobody touched would not be read at all.
+        """
+        for path in sorted(paths ^ self.locked):
+            if path in self.nodes:
+                self.nodes[path].ctime_ns = self.clock.stamp_ns()
+        self.locked = paths
+
+    def act(self) -> str:
+        """Do something at random; return what."""
+        rng, files = self.rng, self.files()
+        kind = rng.choice(["write", "write", "new", "new", "copy", "remove", "rename", "same size"])
+        if kind == "new" or not files:
+            self.write(self.new_path(), self.new_content())
+        elif kind == "write":
+            self.write(rng.choice(files), self.new_content())
+        elif kind == "same size":
+            path = rng.choice(files)
+            old = self.nodes[path].content or b"x"
+            self.write(path, rng.randbytes(len(old)))
+        elif kind == "copy":
+            self.write(self.new_path(), self.nodes[rng.choice(files)].content or b"")
+        elif kind == "remove" and len(files) > 2:
+            self.remove(rng.choice(files))
+        elif kind == "rename":
+            self.rename(rng.choice(files), self.new_path())
+        return kind
+
+    def race(self, path: bytes) -> Callable[[], None]:
+        """Write to a file that is about to be read, now and then; return what follows it."""
+        if self.rng.random() >= self.races:
+            return lambda: None
+
+        def write() -> None:
+            node = self.nodes.get(path)
+            if node is not None and node.content:
+                self.write(path, self.rng.randbytes(len(node.content)))
+
+        write()
+        return write
+
+    def new_path(self) -> bytes:
+        """Return a path that nothing has; now and then in a directory of its own."""
+        folder = self.rng.choice(self.directories())
+        if self.rng.random() < 0.3 and folder.count(b"/") < 4:
+            folder += b"/" + SECRET + b"d%06x" % self.rng.getrandbits(24)
+            self.make_directory(folder)
+        return folder + b"/" + SECRET + b"%08x" % self.rng.getrandbits(32)
+
+    def new_content(self) -> bytes:
+        """Return the content of a file: few bytes mostly, now and then a larger one."""
+        size = self.rng.choice([0, 1, 40, 200, 200, 900, 900, 3000, 9000])
+        return self.rng.randbytes(size)
+
+    # --- what the oracle asks
+    def contents_between(self, path: bytes, begin: float, end: float) -> list[bytes | None]:
+        """Return everything that a path has held in that time; None: nothing."""
+        states: list[tuple[float, bytes | None]] = [
+            (float("-inf"), None),
+            *self.history.get(path, []),
+        ]
+        found = []
+        for (since, content), following in zip(states, [*states[1:], None], strict=True):
+            until = float("inf") if following is None else following[0]
+            if since <= end and until >= begin:
+                found.append(content)
+        return found
+
+
+class VolumeClock:
+    """The clock of a pod; `ahead_ns` is what it was set wrong by."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self.ahead_ns = 0
+        self.volume: Volume | None = None
+
+    def monotonic(self) -> float:
+        return self._now()
+
+    def now_ns(self) -> int:
+        return 1_800_000_000_000_000_000 + round(self._now() * 1e9) + self.ahead_ns
+
+    def stamp_ns(self) -> int:
+        now = self.now_ns()
+        return now - now % TICK_NS
+
+
+class SimReader:
+    """A file that is open; fits engine.source.Reader."""
+
+    def __init__(
+        self, node: SimFile, entry: Stat, started_ns: int, after: Callable[[], None]
+    ) -> None:
+        self._node = node
+        self._after = after
+        self._info = info_of(node)
+        self.entry = entry
+        self.started_ns = started_ns
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        pause(0.0005)
+        piece = (self._node.content or b"")[offset : offset + len(buffer)]
+        buffer[: len(piece)] = piece
+        self._after()
+        return len(piece)
+
+    def data_runs(self) -> Iterator[tuple[int, int]]:
+        if self.entry.size:
+            yield 0, self.entry.size
+
+    def is_unchanged(self) -> bool:
+        return info_of(self._node) == self._info
+
+    @property
+    def info(self) -> tuple[int, int, int, int]:
+        return self._info
+
+    def attributes(self) -> Attributes:
+        return attributes_of(self._node)
+
+    def close(self) -> None:
+        pause(0.0002)
+
+
+def info_of(node: SimFile) -> tuple[int, int, int, int]:
+    """Return what a status shows of a change."""
+    return len(node.content or b""), node.mtime_ns, node.ctime_ns, node.inode
+
+
+def attributes_of(node: SimFile) -> Attributes:
+    kind = EntryType.DIRECTORY if node.content is None else EntryType.FILE
+    size, mtime_ns, ctime_ns, inode = info_of(node)
+    owner = Content(uid=1, gid=1)
+    return Attributes(owner, int(kind), 1, inode, 1, size, mtime_ns, ctime_ns, ())
+
+
+class SimListing:
+    """The names of one directory; fits engine.source.Listing."""
+
+    def __init__(self, place: SimPlace, names: list[bytes]) -> None:
+        self._place = place
+        self._names = names
+
+    def has(self, last: bytes | None = None) -> bool:
+        return bool(self._names) and (last is None or self._names[0] <= last)
+
+    def take(self, last: bytes | None, entries_max: int) -> list[Stat]:
+        found = []
+        for _ in range(entries_max):
+            if not self.has(last):
+                break
+            with suppress(Unreadable):  # gone since the names were read
+                found.append(self._place.look(self._names.pop(0)))
+        pause(0.0002)
+        return found
+
+    def rows(self) -> list[Row]:
+        return []
+
+    def close(self) -> None:
+        self._names = []
+
+
+class SimPlace:
+    """Where the walk stands; fits engine.source.Place."""
+
+    def __init__(self, source: SimSource) -> None:
+        self._source = source
+        self._path = b""
+        self._opened = [self._looked()]
+
+    def _looked(self) -> Any:
+        opened_ns = self._source.clock.stamp_ns()
+        return SimpleNamespace(kind=FilesystemKind.LOCAL, opened_ns=opened_ns)
+
+    def _node(self, name: bytes) -> SimFile:
+        node = self._source.volume.nodes.get(self._path + b"/" + name)
+        if node is None:
+            raise Unreadable("vanished", "it is gone")
+        return node
+
+    def _stat(self, name: bytes, node: SimFile) -> Stat:
+        size, mtime_ns, ctime_ns, inode = info_of(node)
+        if node.content is None:
+            return Stat(name, int(EntryType.DIRECTORY), 0o755, 0, mtime_ns, ctime_ns, inode, 0)
+        flags = scan._flags(self._opened[-1], mtime_ns, ctime_ns)
+        return Stat(name, int(EntryType.FILE), 0o644, size, mtime_ns, ctime_ns, inode, flags)
+
+    def enter(self, name: bytes) -> bool:
+        if self._node(name).content is not None:
+            raise Unreadable("replaced", "no directory")
+        self._opened.append(self._looked())
+        pause(0.0002)
+        self._path += b"/" + name
+        return True
+
+    def leave(self) -> Row | None:
+        self._opened.pop()
+        self._path = self._path.rpartition(b"/")[0]
+        return None
+
+    def path(self) -> bytes:
+        return self._path or b"/"
+
+    def device(self) -> int:
+        return 1
+
+    def listing(self) -> SimListing:
+        here = self._path + b"/"
+        names = [
+            path[len(here) :]
+            for path in self._source.volume.nodes
+            if path.startswith(here) and b"/" not in path[len(here) :]
+        ]
+        pause(0.001)
+        return SimListing(self, sorted(names))
+
+    def read_plain(self, entry: Stat, buffer: memoryview) -> Content | None:
+        return None  # every file here is one that may be raced
+
+    def look(self, name: bytes) -> Stat:
+        return self._stat(name, self._node(name))
+
+    def attributes(self, name: bytes) -> Attributes:
+        return attributes_of(self._node(name))
+
+    def open(self, entry: Stat) -> SimReader:
+        started_ns = self._source.clock.stamp_ns()
+        node = self._node(entry.name)
+        if node.content is None:
+            raise Unreadable("replaced", "a directory now")
+        if self._path + b"/" + entry.name in self._source.volume.locked:
+            raise Unreadable("unreadable", "permission denied")
+        if node.inode != entry.inode:
+            raise Unreadable("changed", "another file has its name")
+        path = self._path + b"/" + entry.name
+        after = self._source.volume.race(path)
+        return SimReader(node, self._stat(entry.name, node), started_ns, after)
+
+    def link_group(self, inode: int) -> bytes:
+        return link_group(self._source.keys, b"/", inode)
+
+    def doubt(self, reader: Any) -> DoubtKey | None:
+        names = tuple(self._path.strip(b"/").split(b"/"))
+        key = DoubtKey(b"/", names, reader.entry.name)
+        return key if self._source.doubt(key, reader) else None
+
+    def at(self, names: Sequence[bytes]) -> SimPlace:
+        for name in names:
+            self.enter(name)
+        return self
+
+
+class SimSource:
+    """What a backup reads; made like `VolumeSource`, in place of which it comes."""
+
+    def __init__(
+        self,
+        paths: Sequence[bytes],
+        excludes: Sequence[str],
+        *,
+        keys: DomainKeys,
+        roots: Roots,
+        own: object,
+        clock: Any,
+        sleep: Callable[[float], None],
+        open_spool: object,
+    ) -> None:
+        assert list(paths) == [TOP] and not excludes
+        assert clock.volume is not None
+        self.keys = keys
+        self.clock = clock
+        self.volume: Volume = clock.volume
+        self.notes: dict[bytes, Finding] = {}
+        self._sleep = sleep
+        self._doubts: dict[DoubtKey, tuple[tuple[int, int, int, int], float, bool]] = {}
+
+    def tops(self) -> Sequence[bytes]:
+        return (TOP,)
+
+    def open_top(self, path: bytes) -> SimPlace:
+        return SimPlace(self)
+
+    def close_top(self, place: object) -> None:
+        pass
+
+    def is_full(self) -> bool:
+        return False
+
+    def doubt(self, key: DoubtKey, reader: SimReader) -> bool:
+        ctime_ns = reader.info[2]
+        if not is_young(ctime_ns, self.clock.stamp_ns(), is_local=True):
+            return False
+        due = self.clock.monotonic() + WAIT_SECONDS
+        self._doubts[key] = (reader.info, due, ctime_ns < reader.started_ns)
+        return True
+
+    def settle(self) -> set[DoubtKey]:
+        doubts, self._doubts = self._doubts, {}
+        again = set()
+        for key, (info, due, is_proven) in doubts.items():
+            early = due - self.clock.monotonic()
+            if early > 0:
+                self._sleep(early)
+            path = b"/" + b"/".join((*key.parents, key.name))
+            node = self.volume.nodes.get(path)
+            if not is_proven or node is None or info_of(node) != info:
+                again.add(key)
+        return again
+
+    def reopen(self, key: DoubtKey) -> SimPlace:
+        return SimPlace(self).at(key.parents)
