@@ -11,7 +11,14 @@ import pytest
 
 from holdfast_contract.errors import NoSpace
 from holdfast_contract.ids import ObjectName
-from holdfast_contract.protocol.control import Backup, Failure, Finished, FinishedSeen, JobState
+from holdfast_contract.protocol.control import (
+    Backup,
+    Failure,
+    Finished,
+    FinishedSeen,
+    JobState,
+    Verify,
+)
 from holdfast_server.catalog.schema import ObjectKind
 from tests.support.apiworld import ApiWorld, made, serving
 from tests.support.backups import IDS, backed_up, begun, ended
@@ -304,7 +311,14 @@ async def test_damage_is_found_told_and_counted_for_the_next_backup(world: ApiWo
     assert await agent.call("GET", f"/jobs/{again}/damaged?after={IDS[1].hex()}") == b""
     nonsense = report | {"object": f"packs/{'00' * 16}/{ULID}"}
     assert (await world.refused("POST", f"{path}/damage", json=nonsense))["code"] == "not-found"
-    mine = await agent.call("POST", f"/grants/{again}/damage", json=report)
+    # A backup may read its parent's tree and no content: what it cannot read it cannot judge.
+    beyond = await agent.refused("POST", f"/grants/{again}/damage", json=report)
+    assert beyond["code"] == "not-found"
+    await agent.send(Finished(job=again, state=JobState.CANCELLED))
+    body = {"kind": "verify", "snapshot": snapshot}
+    [verify] = (await world.call("POST", "/v1/jobs", json=body))["jobs"]
+    assert (await agent.until(Verify)).job == verify["id"]
+    mine = await agent.call("POST", f"/grants/{verify['id']}/damage", json=report)
     assert mine["state"] == "damaged"
 
 
