@@ -72,3 +72,38 @@ def test_backup_and_restore_stay_below_the_ceiling(
     assert unequal(scan(volume), scan(under(target, volume))) == []
     assert at_backup < CEILING_BYTES - MARGIN_BYTES
     assert at_restore < CEILING_BYTES - MARGIN_BYTES
+
+
+SPARSE_BYTES = 200 << 30
+RUNS = 300
+
+
+def test_one_sparse_file_of_200_gib_stays_below_the_ceiling_and_sparse(
+    own_world: World, tmp_path: Path
+) -> None:
+    volume, target = tmp_path / "volume", tmp_path / "target"
+    volume.mkdir()
+    target.mkdir()
+    draw = random.Random(200)
+    runs = {
+        place * (SPARSE_BYTES // RUNS): draw.randbytes(draw.randrange(1, 64 << 10))
+        for place in range(RUNS)
+    }
+    with (volume / "sparse").open("wb") as file:
+        file.truncate(SPARSE_BYTES)
+        for offset, data in runs.items():
+            file.seek(offset)
+            file.write(data)
+    agent = own_world.start_agent(CLIENT, [volume, target], HOLDFAST_MEMORY_MAX="160M")
+    done = own_world.backup(CLIENT, volume)
+    assert (done["state"], done["bytes"]) == ("Completed", SPARSE_BYTES)
+    assert done["bytes_sent"] < 64 * MIB
+    own_world.restore(done["snapshot"], "--target", target)
+    assert peak_bytes(agent.popen.pid) < CEILING_BYTES - MARGIN_BYTES
+    restored = under(target, volume) / "sparse"
+    assert restored.stat().st_size == SPARSE_BYTES
+    assert restored.stat().st_blocks * 512 < 64 * MIB
+    with restored.open("rb") as file:
+        for offset, data in runs.items():
+            file.seek(offset)
+            assert file.read(len(data) + 8) == data + bytes(8)
