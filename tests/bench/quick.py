@@ -203,6 +203,9 @@ def main() -> int:
     if is_saving:
         KEPT.write_text(json.dumps(found, indent=2) + "\n")
         return 0
+    if not KEPT.exists():
+        print(f"nothing to compare with: --save keeps these in {KEPT.name}")
+        return 0
     worse = slower(found, json.loads(KEPT.read_text()))
     print("\n".join(["slower than before:", *worse] if worse else ["nothing became slower"]))
     return 1 if worse else 0
