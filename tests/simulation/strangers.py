@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -49,7 +50,7 @@ class GaveUp(Exception):
     """The server, or the way to it, is gone."""
 
 
-class Stranger:
+class Stranger(ABC):
     """An agent that says what it likes."""
 
     def __init__(self, world: World, name: str, identity: Identity) -> None:
@@ -79,9 +80,9 @@ class Stranger:
         await self._send(Finished(job=order.job, state=JobState.CANCELLED))
         await asyncio.sleep(0.2)
 
+    @abstractmethod
     async def act(self, order: Backup, session: dict[str, Any]) -> None:
         """Do what it came for."""
-        raise NotImplementedError
 
     # --- ways
     async def _connect(self) -> None:
