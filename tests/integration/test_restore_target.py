@@ -578,4 +578,4 @@ def test_descriptors_are_given_back(tmp_path: Path) -> None:
     for wrong in (tmp_path / "top" / "0" / "f" / "x", tmp_path / "top" / "0" / "f"):
         with pytest.raises(Refused):
             Target.open(os.fsencode(wrong), run="r")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before

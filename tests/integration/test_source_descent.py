@@ -154,7 +154,7 @@ def test_a_tree_deeper_than_descriptors_and_paths_allow_is_walked(deep: tuple[Pa
         for _ in range(OPEN_MAX + 10):
             assert where.enter(b"n" * 255) is None
         assert open_descriptors() - before <= OPEN_MAX
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 def test_a_directory_replaced_while_the_walk_was_far_below_is_a_finding(

@@ -331,6 +331,7 @@ def test_an_ordinary_file_is_read_in_one_go(tmp_path: Path, size: int) -> None:
 def test_what_is_not_as_it_was_scanned_is_not_read_in_one_go(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"content")
+    before = len(os.listdir("/proc/self/fd"))
     with opened(tmp_path) as directory:
         entry = scanned(directory, b"file")
         if kind in ("fifo", "link", "folder", "gone", "another"):
@@ -355,7 +356,7 @@ def test_what_is_not_as_it_was_scanned_is_not_read_in_one_go(tmp_path: Path, kin
             os.link(path, tmp_path / "second")
             entry = scanned(directory, b"file")
         assert plainly(directory, entry)[0] is None
-    assert len(os.listdir("/proc/self/fd")) < 100
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_another_inode_with_the_same_status_is_not_read_in_one_go(tmp_path: Path) -> None:

@@ -173,4 +173,4 @@ def test_descriptors_are_given_back(tmp_path: Path) -> None:
         note(looks, tmp_path, [parent, b"a"])
     before = len(os.listdir("/proc/self/fd"))
     again(looks, clock)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
