@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,20 +31,6 @@ YEARS = [-12, 3]
 OVER = "0" * 26
 """A job that has just ended."""
 HOUR_NS = 3600 * 10**9
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[tuple[Served, str]]:
-    served, token = made(tmp_path)
-    served.domain()
-    yield served, token
-    served.stop()
-
-
-@pytest.fixture
-async def world(repository: tuple[Served, str]) -> AsyncIterator[ApiWorld]:
-    async with serving(*repository) as found:
-        yield found
 
 
 async def jumps(world: ApiWorld) -> list[dict[str, Any]]:

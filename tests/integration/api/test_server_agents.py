@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,23 +19,9 @@ from holdfast_contract.protocol.control import (
     Welcome,
     decode_to_agent,
 )
-from tests.support.apiworld import ActedAgent, ApiWorld, made, serving
+from tests.support.apiworld import ActedAgent, ApiWorld
 from tests.support.samples import noise
-from tests.support.uploads import Pod, Served
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[tuple[Served, str]]:
-    served, token = made(tmp_path)
-    served.domain()
-    yield served, token
-    served.stop()
-
-
-@pytest.fixture
-async def world(repository: tuple[Served, str]) -> AsyncIterator[ApiWorld]:
-    async with serving(*repository) as found:
-        yield found
+from tests.support.uploads import Pod
 
 
 class Newcomer(Pod):

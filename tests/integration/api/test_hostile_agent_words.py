@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,26 +11,12 @@ from holdfast_contract.limits import COUNT_MAX, MIB
 from holdfast_contract.protocol.control import Finished, FinishedSeen, JobState
 from holdfast_server.control import reported, results
 from holdfast_server.repository import damage
-from tests.support.apiworld import ActedAgent, ApiWorld, made, serving
+from tests.support.apiworld import ActedAgent, ApiWorld
 from tests.support.backups import IDS, backed_up, begun, ended
 from tests.support.raw_http import Wire, head
-from tests.support.uploads import Served, sealed
+from tests.support.uploads import sealed
 
 ULID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[tuple[Served, str]]:
-    served, token = made(tmp_path)
-    served.domain()
-    yield served, token
-    served.stop()
-
-
-@pytest.fixture
-async def world(repository: tuple[Served, str]) -> AsyncIterator[ApiWorld]:
-    async with serving(*repository) as found:
-        yield found
 
 
 # --- results

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -25,26 +23,12 @@ from holdfast_contract.protocol.control import (
 )
 from holdfast_server.auth.tokens import TokenKind, new_token
 from holdfast_server.control import reception, shares
-from tests.support.apiworld import ActedAgent, ApiWorld, made, serving
+from tests.support.apiworld import ActedAgent, ApiWorld
 from tests.support.backups import backed_up, begun, ended
 from tests.support.raw_http import Wire, head
-from tests.support.uploads import Pod, Served
+from tests.support.uploads import Pod
 
 ULID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[tuple[Served, str]]:
-    served, token = made(tmp_path)
-    served.domain()
-    yield served, token
-    served.stop()
-
-
-@pytest.fixture
-async def world(repository: tuple[Served, str]) -> AsyncIterator[ApiWorld]:
-    async with serving(*repository) as found:
-        yield found
 
 
 async def proved(world: ApiWorld, pod: Pod) -> ActedAgent:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,25 +11,11 @@ import pytest
 from holdfast_contract.limits import KIB, MIB, PACK_BYTES_MAX
 from holdfast_server.api import bodies
 from holdfast_server.repository import packs, sessions
-from tests.support.apiworld import ActedAgent, ApiWorld, made, serving
+from tests.support.apiworld import ActedAgent, ApiWorld
 from tests.support.backups import IDS, backed_up, begun, ended, put_pack
 from tests.support.raw_http import Wire, head
 from tests.support.samples import noise
-from tests.support.uploads import Served, full_refs, pack_of
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[tuple[Served, str]]:
-    served, token = made(tmp_path)
-    served.domain()
-    yield served, token
-    served.stop()
-
-
-@pytest.fixture
-async def world(repository: tuple[Served, str]) -> AsyncIterator[ApiWorld]:
-    async with serving(*repository) as found:
-        yield found
+from tests.support.uploads import full_refs, pack_of
 
 
 # --- floods

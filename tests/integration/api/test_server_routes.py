@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from yarl import URL
 from holdfast_server.api.routes import Audience, Route
 from holdfast_server.api.table import ROUTES
 from holdfast_server.auth.tokens import TokenKind, new_token
-from tests.support.apiworld import ApiWorld, expired_enrol_token, made, serving
+from tests.support.apiworld import ApiWorld, expired_enrol_token, made
 from tests.support.uploads import Served
 
 PARTS = {
@@ -41,12 +41,6 @@ def repository(tmp_path: Path) -> Iterator[tuple[Served, str]]:
     served, token = made(tmp_path)
     yield served, token
     served.stop()
-
-
-@pytest.fixture
-async def world(repository: tuple[Served, str]) -> AsyncIterator[ApiWorld]:
-    async with serving(*repository) as found:
-        yield found
 
 
 async def test_no_route_but_the_open_ones_answers_without_a_token(world: ApiWorld) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -20,27 +19,13 @@ from holdfast_contract.protocol.control import (
     Verify,
 )
 from holdfast_server.catalog.schema import ObjectKind
-from tests.support.apiworld import ApiWorld, made, serving
+from tests.support.apiworld import ApiWorld
 from tests.support.backups import IDS, backed_up, begun, ended
 from tests.support.samples import noise
-from tests.support.uploads import Served, full_refs, pack_of, sealed
+from tests.support.uploads import full_refs, pack_of, sealed
 
 ULID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 HEAD = struct.Struct("<32sBHII")
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[tuple[Served, str]]:
-    served, token = made(tmp_path)
-    served.domain()
-    yield served, token
-    served.stop()
-
-
-@pytest.fixture
-async def world(repository: tuple[Served, str]) -> AsyncIterator[ApiWorld]:
-    async with serving(*repository) as found:
-        yield found
 
 
 def chunks_of(stream: bytes) -> list[tuple[bytes, int, str, int, bytes]]:

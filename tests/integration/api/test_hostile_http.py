@@ -8,8 +8,6 @@ import json
 import struct
 import tracemalloc
 import zlib
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 from aiohttp import WSMsgType
@@ -19,9 +17,8 @@ from holdfast_contract.protocol.control import Refuse, decode_to_agent
 from holdfast_server.api import bodies
 from holdfast_server.api import serving as serving_module
 from holdfast_server.control import reception
-from tests.support.apiworld import ActedAgent, ApiWorld, made, serving
+from tests.support.apiworld import ActedAgent, ApiWorld
 from tests.support.raw_http import Wire, asked, head
-from tests.support.uploads import Served
 
 ULID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 JSON = "Content-Type: application/json"
@@ -31,20 +28,6 @@ CONTROL = (
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
     "Sec-WebSocket-Version: 13",
 )
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[tuple[Served, str]]:
-    served, token = made(tmp_path)
-    served.domain()
-    yield served, token
-    served.stop()
-
-
-@pytest.fixture
-async def world(repository: tuple[Served, str]) -> AsyncIterator[ApiWorld]:
-    async with serving(*repository) as found:
-        yield found
 
 
 async def is_served(world: ApiWorld) -> bool:

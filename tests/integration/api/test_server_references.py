@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,26 +19,12 @@ from holdfast_contract.protocol.control import (
 )
 from holdfast_server.catalog import schema
 from holdfast_server.catalog.schema import SnapshotState
-from tests.support.apiworld import ActedAgent, ApiWorld, made, serving
+from tests.support.apiworld import ActedAgent, ApiWorld
 from tests.support.samples import noise
 from tests.support.uploads import Pod, Served, domain_record
 
 CONTENT, TREE = sorted(noise(f"reference {number}") for number in range(2))
 OTHER_PATHS = noise("other paths", 16)
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[tuple[Served, str]]:
-    served, token = made(tmp_path)
-    served.domain()
-    yield served, token
-    served.stop()
-
-
-@pytest.fixture
-async def world(repository: tuple[Served, str]) -> AsyncIterator[ApiWorld]:
-    async with serving(*repository) as found:
-        yield found
 
 
 def stored(pod: Pod, job: str = "", **changes: Any) -> bytes:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,25 +24,11 @@ from holdfast_contract.protocol.control import (
     Verify,
 )
 from holdfast_server.catalog import jobs as catalog_jobs
-from tests.support.apiworld import ActedAgent, ApiWorld, made, serving
+from tests.support.apiworld import ActedAgent, ApiWorld, serving
 from tests.support.samples import noise
 from tests.support.uploads import Served
 
 IDS = sorted(noise(f"chunk {number}") for number in range(3))
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[tuple[Served, str]]:
-    served, token = made(tmp_path)
-    served.domain()
-    yield served, token
-    served.stop()
-
-
-@pytest.fixture
-async def world(repository: tuple[Served, str]) -> AsyncIterator[ApiWorld]:
-    async with serving(*repository) as found:
-        yield found
 
 
 async def snapshot_of(world: ApiWorld, agent: ActedAgent, job: str = "", **changes: Any) -> bytes:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,25 +12,11 @@ from aiohttp import ClientError
 from holdfast_contract.protocol.control import CancelQuery, Query
 from holdfast_server.auth.tokens import TokenKind, hash_token, new_token
 from holdfast_server.catalog import tokens
-from tests.support.apiworld import SECONDS, ApiWorld, Refusal, made, serving
+from tests.support.apiworld import SECONDS, ApiWorld, Refusal
 from tests.support.samples import noise
-from tests.support.uploads import Served, pack_of
+from tests.support.uploads import pack_of
 
 IDS = sorted(noise(f"chunk {number}") for number in range(3))
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[tuple[Served, str]]:
-    served, token = made(tmp_path)
-    served.domain()
-    yield served, token
-    served.stop()
-
-
-@pytest.fixture
-async def world(repository: tuple[Served, str]) -> AsyncIterator[ApiWorld]:
-    async with serving(*repository) as found:
-        yield found
 
 
 async def viewer(world: ApiWorld) -> tuple[str, str]:

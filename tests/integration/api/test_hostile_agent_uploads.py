@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,29 +16,15 @@ from holdfast_contract.format.manifest import decode_manifest_body, split_manife
 from holdfast_contract.ids import DomainId
 from holdfast_contract.limits import PACK_BYTES_MAX
 from holdfast_server.catalog.schema import ObjectKind, ObjectState, objects
-from tests.support.apiworld import ActedAgent, ApiWorld, made, serving
+from tests.support.apiworld import ActedAgent, ApiWorld
 from tests.support.backups import IDS, backed_up, begun, ended, put_lists, put_pack
 from tests.support.raw_http import Wire, head
 from tests.support.samples import noise
-from tests.support.uploads import Served, domain_keys, full_refs, pack_of, sealed
+from tests.support.uploads import domain_keys, full_refs, pack_of, sealed
 
 ULID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 ENTRY = struct.Struct("<32s32sIIIB3s")
 """One row of a pack's footer."""
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[tuple[Served, str]]:
-    served, token = made(tmp_path)
-    served.domain()
-    yield served, token
-    served.stop()
-
-
-@pytest.fixture
-async def world(repository: tuple[Served, str]) -> AsyncIterator[ApiWorld]:
-    async with serving(*repository) as found:
-        yield found
 
 
 # --- packs that lie

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.apiworld import ActedAgent, ApiWorld, made, serving
+from tests.support.apiworld import ActedAgent, ApiWorld, made
 from tests.support.authorisation import api_token
 from tests.support.samples import noise
 from tests.support.uploads import Served
@@ -25,12 +25,6 @@ def repository(tmp_path: Path) -> Iterator[tuple[Served, str]]:
     served.domain("mart")
     yield served, token
     served.stop()
-
-
-@pytest.fixture
-async def world(repository: tuple[Served, str]) -> AsyncIterator[ApiWorld]:
-    async with serving(*repository) as found:
-        yield found
 
 
 async def token_of(world: ApiWorld, role: str, *domains: str) -> str:
