@@ -489,10 +489,10 @@ def main(argv: list[str] | None = None) -> int:
         os.makedirs(options.target, exist_ok=True)
         if os.listdir(options.target):
             parser.exit(11, f"error: {options.target} is not empty\n")
-        body, commit = found.popitem()[1]
+        (body, commit), wanted = found.popitem()[1], os.fsencode(options.path).rstrip(b"/")
         store.index()
-        wanted = os.fsencode(options.path).rstrip(b"/")
-        Tree(store, body, wanted, os.open(options.target, FOLDER)).restore(commit)
+        Tree(store, body, wanted, target := os.open(options.target, FOLDER)).restore(commit)
+        os.close(target)
     codes = {"damaged": 13, "not found": 10, "not restored": 3, "not exact": 3}
     return max((codes.get(kind, 0) for kind in store.told.values()), default=0)
 
