@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -70,10 +71,15 @@ class Terminal:
         return os.waitstatus_to_exitcode(status)
 
 
+def is_at_work(shown: bytes) -> bool:
+    """Tell whether a second has passed; a slow machine does not show each of them."""
+    return re.search(rb" 0:00:0[1-9] ", shown) is not None
+
+
 def test_ctrl_c_on_a_terminal_cancels_the_job(world: World, source: Path) -> None:
     (source / "more").write_bytes(os.urandom(12 << 20))
     terminal = Terminal(world, "backup", CLIENT, "--path", source, "--limit-upload", "1M")
-    terminal.read(lambda shown: b" 0:00:01 " in shown)
+    terminal.read(is_at_work)
     terminal.type(b"\x03")
     assert terminal.end() == 130
     assert b"cancelled" in terminal.shown
@@ -127,7 +133,7 @@ def test_an_interrupted_local_restore_leaves_no_half_file(
     target = tmp_path / "here"
     words = ["restore", f"{CLIENT}@latest", "--local", target, "--key-file", world.domain("shop")]
     terminal = Terminal(world, *words, "--limit-download", "2M")
-    terminal.read(lambda shown: b" 0:00:01 " in shown)
+    terminal.read(is_at_work)
     terminal.type(b"\x03")
     assert terminal.end() == 130
     for path in target.rglob("*"):
