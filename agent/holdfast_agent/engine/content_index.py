@@ -11,18 +11,22 @@ import io
 import struct
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import BinaryIO, Final
 
-from holdfast_agent.engine.drafts import ChunkDraft, Part, Parts
+from holdfast_agent.engine.drafts import ChunkDraft, Part
 from holdfast_agent.sorting import OpenSpool
-from holdfast_agent.tree.entry import HOLE_CHUNK, Content
+from holdfast_agent.tree.entry import Content
 from holdfast_agent.tree.page import Page
 
 Fits = Callable[[Content], bool]
 _PAGES_AT_HAND: Final = 8
-_RECORD = struct.Struct("<32s32sII")
-_SLOTS_FIRST: Final = 1 << 12
+_RECORD = struct.Struct("<32sIII")
+"""Content id, number of its bundle, offset and length there."""
+_TAIL_RECORDS: Final = 1024
+"""Newest records, kept in memory: written to the spool together."""
+_SLOTS_FIRST: Final = 1 << 18
+"""2 MiB: a table that has to grow is filled anew, which costs as much as filling it once."""
 _NUMBER: Final = (1 << 32) - 1
 
 
@@ -31,45 +35,60 @@ class BundledFiles:
     those with holes are rare, and are bundled again.
     """
 
-    def __init__(self, open_spool: OpenSpool = io.BytesIO) -> None:
+    def __init__(
+        self,
+        open_spool: OpenSpool = io.BytesIO,
+        *,
+        slots_first: int = _SLOTS_FIRST,
+        tail_records: int = _TAIL_RECORDS,
+    ) -> None:
+        """`slots_first` is a power of two."""
         self._open_spool = open_spool
         self._spool: BinaryIO | None = None
-        self._recent: dict[bytes, tuple[ChunkDraft, int, int]] = {}
-        """Files of bundles whose id is not known yet."""
-        self._slots = array("Q", bytes(8 * _SLOTS_FIRST))
+        self._bundles: list[ChunkDraft] = []
+        """Records name a bundle by its number here: its id is not known when they are written."""
+        self._tail = bytearray()
+        self._tail_bytes = tail_records * _RECORD.size
+        self._in_spool = 0
+        """Records in the spool; the others are in the tail."""
+        self._slots_first = slots_first
+        self._slots = array("Q")
         """32 bits of a content id and the number of its record from 1; 0: free."""
         self._count = 0
+        self._missed: tuple[bytes, int] = (b"", 0)
+        """The content id that was looked for last and not found, and the slot that it would get."""
 
     def add(self, content_id: bytes, draft: ChunkDraft, offset: int, length: int) -> None:
-        """Remember where a file's content lies."""
-        self._recent[content_id] = (draft, offset, length)
+        """Remember where a file's content lies that `find` has just not found."""
+        missed, at = self._missed
+        assert missed is content_id, "only what was looked for just now"
+        bundles = self._bundles
+        if not bundles or bundles[-1] is not draft:
+            bundles.append(draft)
+        self._tail += _RECORD.pack(content_id, len(bundles) - 1, offset, length)
+        self._count = count = self._count + 1
+        self._slots[at] = int.from_bytes(content_id[4:8], "little") << 32 | count
+        self._missed = (b"", 0)
+        if len(self._tail) >= self._tail_bytes:
+            self._write_tail()
+        if 2 * count > len(self._slots):
+            self._grow()
 
-    def settle(self) -> None:
-        """Move the files of bundles whose id is known out of memory."""
-        known = [item for item in self._recent.items() if item[1][0].id]
-        if not known:
-            return
-        self._append(
-            (content_id, draft.id, offset, length) for content_id, (draft, offset, length) in known
-        )
-        for content_id, _ in known:
-            del self._recent[content_id]
-
-    def find(self, content_id: bytes) -> Parts | None:
-        """Return the parts of a file with this content, None when there was none."""
-        recent = self._recent.get(content_id)
-        if recent is not None:
-            return Parts((recent,))
-        slots, mask = self._slots, len(self._slots) - 1
+    def find(self, content_id: bytes) -> Part | None:
+        """Return the part that is a file with this content, None when there was none."""
+        slots = self._slots
+        if not slots:
+            self._slots = slots = array("Q", bytes(8 * self._slots_first))
+        mask = len(slots) - 1
         key = int.from_bytes(content_id[:8], "little")
         at, hint = key & mask, key >> 32
         while slot := slots[at]:
             if slot >> 32 == hint:
-                found, chunk, offset, length = self._record((slot & _NUMBER) - 1)
+                found, bundle, offset, length = self._record((slot & _NUMBER) - 1)
                 if found == content_id:
-                    part: Part = (chunk, offset, length)
-                    return Parts((part,))
+                    return self._bundles[bundle], offset, length
             at = (at + 1) & mask
+        self._missed = (content_id, at)
         return None
 
     def close(self) -> None:
@@ -77,33 +96,36 @@ class BundledFiles:
         if self._spool is not None:
             self._spool.close()
 
-    def _append(self, records: Iterable[tuple[bytes, bytes, int, int]]) -> None:
+    def _write_tail(self) -> None:
         if self._spool is None:
             self._spool = self._open_spool()
-        self._spool.seek(self._count * _RECORD.size)
-        for record in records:
-            self._spool.write(_RECORD.pack(*record))
-            self._count += 1
-            if 2 * self._count > len(self._slots):
-                self._grow()
-            _put(self._slots, record[0], self._count)
+        self._spool.seek(self._in_spool * _RECORD.size)
+        self._spool.write(self._tail)
+        self._in_spool = self._count
+        self._tail = bytearray()
 
     def _grow(self) -> None:
         """Double the table: the records tell where each slot goes."""
+        slots = array("Q", bytes(16 * len(self._slots)))
+        mask = len(slots) - 1
+        self._write_tail()
         assert self._spool is not None
-        self._slots = array("Q", bytes(16 * len(self._slots)))
         self._spool.seek(0)
-        for number in range(1, self._count):
-            record = self._spool.read(_RECORD.size)
-            _put(self._slots, record[:32], number)
-        self._spool.seek(self._count * _RECORD.size)
+        for number in range(1, self._count + 1):
+            key = int.from_bytes(self._spool.read(_RECORD.size)[:8], "little")
+            at = key & mask
+            while slots[at]:
+                at = (at + 1) & mask
+            slots[at] = key >> 32 << 32 | number
+        self._slots = slots
 
-    def _record(self, number: int) -> tuple[bytes, bytes, int, int]:
+    def _record(self, number: int) -> tuple[bytes, int, int, int]:
+        size = _RECORD.size
+        if number >= self._in_spool:
+            return _RECORD.unpack_from(self._tail, (number - self._in_spool) * size)
         assert self._spool is not None
-        self._spool.seek(number * _RECORD.size)
-        content_id, chunk, offset, length = _RECORD.unpack(self._spool.read(_RECORD.size))
-        assert chunk != HOLE_CHUNK
-        return content_id, chunk, offset, length
+        self._spool.seek(number * size)
+        return _RECORD.unpack(self._spool.read(size))
 
 
 class PageContents:
@@ -148,12 +170,3 @@ def _by_content(page: Page) -> dict[bytes, list[Content]]:
 
 def _fitting(contents: list[Content] | None, fits: Fits) -> Content | None:
     return next(filter(fits, contents or ()), None)
-
-
-def _put(slots: array[int], content_id: bytes, number: int) -> None:
-    mask = len(slots) - 1
-    key = int.from_bytes(content_id[:8], "little")
-    at = key & mask
-    while slots[at]:
-        at = (at + 1) & mask
-    slots[at] = key >> 32 << 32 | number

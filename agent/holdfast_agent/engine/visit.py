@@ -179,7 +179,7 @@ class Visits:
         content = place.read_plain(stat, data)
         if content is None:
             return None
-        parts, found, _, _ = self._files.keep_plain(data, old)
+        parts, found = self._files.keep_plain(data, old)
         if found:
             content = msgspec.structs.replace(content, content_id=found)
         return EntryDraft(stat, content, parts, None, old)
