@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+import msgspec
+
 from holdfast_agent.engine.drafts import Parts, Place
 from holdfast_agent.engine.source import DoubtKey
 from holdfast_agent.tree.entry import Content, EntryFlag, EntryType, Stat
@@ -41,9 +43,8 @@ class DirectoryDraft:
         return [place for slot in self.slots for place in slot.places]
 
 
-@dataclass(slots=True)
-class EntryDraft:
-    """One entry of a page that is not made yet."""
+class EntryDraft(msgspec.Struct, eq=False):
+    """One entry of a page that is not made yet; a Struct, since C makes it in a third of the time."""
 
     stat: Stat
     content: Content

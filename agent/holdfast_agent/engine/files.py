@@ -28,7 +28,6 @@ from holdfast_contract.ids import ChunkId
 from holdfast_contract.logs import get_logger
 
 _log = get_logger(__name__)
-_NOTHING: Final = memoryview(b"")
 _TOLD_BYTES: Final = 256 * 1024
 """Read in small files before the progress is told."""
 
@@ -56,7 +55,8 @@ class FileContents:
         avoid: frozenset[bytes],
     ) -> None:
         self._keys = context.keys
-        self._small_max = context.small_file_bytes_max
+        self.small_max = context.small_file_bytes_max
+        """Files up to this size are bundled."""
         self._shipping = shipping
         self._known = known
         self._bundled = bundled
@@ -74,6 +74,8 @@ class FileContents:
             get_slab=lambda: bundle_slabs.get(self._cancel, shipping.hurry),
             submit=self._submit,
         )
+        self.room = self._bundler.room
+        """Returns a buffer for the content of a small file, to be given to `keep_plain`."""
         self._pages = PageContents()
         self._untold = 0
         """Bytes of small files that the progress has not been told."""
@@ -100,19 +102,11 @@ class FileContents:
         size = reader.entry.size
         if size == 0:
             return FileContent(Parts(), b"", 0)
-        if size <= self._small_max:
+        if size <= self.small_max:
             return self._read_small(reader, size, old)
         return self._read_large(reader, size, old)
 
     # --- small files ---
-    def is_small(self, size: int) -> bool:
-        """Tell whether files of this size are bundled."""
-        return size <= self._small_max
-
-    def room(self, size: int) -> memoryview:
-        """Return a buffer for the content of a small file, to be given to `keep_plain`."""
-        return self._bundler.room(size) if size else _NOTHING
-
     def keep_plain(self, data: memoryview, old: OldEntry | None) -> tuple[Parts, bytes]:
         """Return parts and content id of a file without holes that was read into the last `room`.
 

@@ -34,8 +34,11 @@ _ATTEMPTS: Final = 3
 _LINKS_MAX: Final = 65_536
 """Hard-linked inodes remembered while names of them are expected, about 50 MB; the content of
 others is read again for each name."""
+_NOTHING: Final = memoryview(b"")
+_FILE: Final = int(EntryType.FILE)
 _UNSETTLED: Final = int(EntryFlag.UNSETTLED)
 _SKIPPED: Final = int(EntryFlag.SKIPPED)
+_replaced: Final = msgspec.structs.replace
 
 
 @dataclass(slots=True)
@@ -70,6 +73,9 @@ class Visits:
     ) -> None:
         self._source = source
         self._files = files
+        self._small_max = files.small_max
+        self._room = files.room
+        self._keep_plain = files.keep_plain
         self._tally = tally
         self._make_room = make_room
         """Settles files in doubt when no more can be remembered."""
@@ -83,7 +89,7 @@ class Visits:
         """Return the entry for a name that was scanned as `stat`; None when it is gone by now."""
         if stat.flags & _SKIPPED:
             return EntryDraft(stat, Content(), old=old)
-        if stat.type == EntryType.FILE:
+        if stat.type == _FILE:
             return self._file(place, stat, old)
         found = self.described(place, stat, old)
         if found is not None and found.stat.type == EntryType.FILE and not found.is_skipped:
@@ -144,10 +150,16 @@ class Visits:
             linked = self._other_name(place, stat, old)
             if linked is not None:
                 return linked
-        if self._files.is_small(stat.size):
-            plain = self._read_plain(place, stat, old)
+        size = stat.size
+        if size <= self._small_max:
+            # About nearly every file everything is ordinary.
+            data = self._room(size) if size else _NOTHING
+            plain = place.read_plain(stat, data)
             if plain is not None:
-                return plain
+                parts, found = self._keep_plain(data, old)
+                if found:
+                    plain = _replaced(plain, content_id=found)
+                return EntryDraft(stat, plain, parts, None, old)
         last: _Result | None = None
         for _ in range(_ATTEMPTS):
             try:
@@ -172,17 +184,6 @@ class Visits:
         self._list(place, stat.name, changing.reason, changing.message)
         last = last._replace(entry=_flagged(last.entry, _UNSETTLED))
         return self._taken(place, last, old)
-
-    def _read_plain(self, place: Place, stat: Stat, old: OldEntry | None) -> EntryDraft | None:
-        """Return the entry of a file about which everything is ordinary, as nearly always."""
-        data = self._files.room(stat.size)
-        content = place.read_plain(stat, data)
-        if content is None:
-            return None
-        parts, found = self._files.keep_plain(data, old)
-        if found:
-            content = msgspec.structs.replace(content, content_id=found)
-        return EntryDraft(stat, content, parts, None, old)
 
     def _other_kind(self, place: Place, stat: Stat, old: OldEntry | None) -> EntryDraft | None:
         """Return the entry of what has taken a file's name."""

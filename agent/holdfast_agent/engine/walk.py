@@ -339,6 +339,7 @@ class Walk:
         drafts = []
         untold = 0
         check = self._cancel.check
+        entry_of = self._entries.entry
         for stat in part:
             check()
             known = before.pop(stat.name, None)
@@ -353,7 +354,9 @@ class Walk:
             if stat.type == _DIRECTORY and not stat.flags & _SKIPPED:
                 entry = yield from self._directory_entry(place, path, stat, known, depth)
             else:
-                entry = self._leaf(place, path, stat, known)
+                if known is not None and known[0].type == _DIRECTORY:
+                    self._paging.drop_below(path_below(path, stat.name))
+                entry = entry_of(place, stat, known)
                 untold += 1
                 if untold == _TOLD_FILES:
                     self._progress.add(files=untold)
