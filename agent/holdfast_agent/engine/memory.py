@@ -58,9 +58,9 @@ def plan_memory(memory_max: int, small_file_bytes_max: int) -> MemoryPlan:
     slab_bytes = CHUNK_PLAIN_BYTES_MAX + (4 * MIB if free >= 64 * MIB else MIB)
     slabs = min(max(free // 4 // slab_bytes, 2), 4)
     bundle_bytes = min(BUNDLE_BYTES_TARGET + small_file_bytes_max, CHUNK_PLAIN_BYTES_MAX)
-    bundles = min(max(free // 8 // bundle_bytes, 2), 16)
+    bundles = min(max(free // 6 // bundle_bytes, 2), 16)
     groups = 4 if free >= 64 * MIB else 2
-    ask_bytes = min(8 * MIB, max(slabs - 1, 1) * slab_bytes, (bundles - 1) * MIB)
+    ask_bytes = min(8 * MIB, max(slabs - 1, 1) * slab_bytes, max(bundles // 2, 1) * MIB)
     return MemoryPlan(pack_bytes, slab_bytes, slabs, bundle_bytes, bundles, groups, ask_bytes)
 
 
