@@ -44,7 +44,7 @@ class DirectoryDraft:
 
 
 class EntryDraft(msgspec.Struct, eq=False):
-    """One entry of a page that is not made yet; a Struct, since C makes it in a third of the time."""
+    """One entry of a page that is not made yet. A Struct: C makes it in a third of the time."""
 
     stat: Stat
     content: Content

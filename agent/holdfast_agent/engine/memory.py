@@ -50,16 +50,18 @@ class MemoryPlan:
 def plan_memory(memory_max: int, small_file_bytes_max: int) -> MemoryPlan:
     """Divide `memory_max` bytes of resident size.
 
-    Worst case of the sum: packs 3/8, slabs 2/8, bundles 1/8 of what is free; sealing holds at most
+    Worst case of the sum: packs 3/8, slabs 2/8, bundles 1/6 of what is free; sealing holds at most
     four copies of a chunk in each of two workers (32 MiB with chunks of 4 MiB, 8 MiB usually).
     """
     free = max(memory_max - PROCESS_BYTES, FREE_BYTES_MIN)
     pack_bytes = min(max(free // 8, MIB), PACK_BYTES_TARGET)
-    slab_bytes = CHUNK_PLAIN_BYTES_MAX + (4 * MIB if free >= 64 * MIB else MIB)
+    is_roomy = free >= 64 * MIB
+    slab_bytes = CHUNK_PLAIN_BYTES_MAX + (4 * MIB if is_roomy else MIB)
     slabs = min(max(free // 4 // slab_bytes, 2), 4)
     bundle_bytes = min(BUNDLE_BYTES_TARGET + small_file_bytes_max, CHUNK_PLAIN_BYTES_MAX)
-    bundles = min(max(free // 6 // bundle_bytes, 2), 16)
-    groups = 4 if free >= 64 * MIB else 2
+    # Half of the bundles wait for the server's answer while the walk fills the other half.
+    bundles = min(max(free // (6 if is_roomy else 8) // bundle_bytes, 2), 16)
+    groups = 4 if is_roomy else 2
     ask_bytes = min(8 * MIB, max(slabs - 1, 1) * slab_bytes, max(bundles // 2, 1) * MIB)
     return MemoryPlan(pack_bytes, slab_bytes, slabs, bundle_bytes, bundles, groups, ask_bytes)
 
