@@ -264,6 +264,7 @@ def content_id_not_recomputed() -> Iterator[None]:
     """The chunks are authentic: so is the file made of them."""
     with (
         patch("holdfast_agent.restore.execute.ContentHasher", _Believing),
+        patch("holdfast_agent.restore.execute.content_id", lambda keys, data: _Believing(keys)),
         patch("holdfast_agent.jobs.verify.ContentHasher", _Believing),
     ):
         yield

@@ -31,6 +31,7 @@ from holdfast_agent.restore.steps import (
     Portion,
     Step,
     Touch,
+    Whole,
 )
 from holdfast_agent.restore.tally import Action, Tally
 from holdfast_agent.restore.writer import ExistingFile
@@ -43,7 +44,8 @@ from holdfast_contract.protocol.control import Overwrite
 
 _PIECE_PARTS_MAX = 256
 _PIECE_BYTES = 4 * MIB
-_DEVICES = (EntryType.CHAR_DEVICE, EntryType.BLOCK_DEVICE)
+_FILE = int(EntryType.FILE)
+_DEVICES = (int(EntryType.CHAR_DEVICE), int(EntryType.BLOCK_DEVICE))
 
 
 def leaves_alone(overwrite: Overwrite, info: os.stat_result, stat: Stat) -> bool:
@@ -124,12 +126,13 @@ class Decider:
             EntryFailed: it cannot be restored.
             Damaged: what the snapshot says of it cannot be read.
         """
-        stat = found.entry.stat
+        stat, content = found.entry.stat, found.entry.content
         if stat.type in _DEVICES and not portion.policy.special:
             raise EntryFailed(What.DEVICE, "a device of another client's snapshot: left out")
-        content = whole_content(portion.snapshot, found.entry)
+        if content.xattr_blocks:
+            content = whole_content(portion.snapshot, found.entry)
         work = FileWork(portion, level, found, content, Action.CREATE)
-        info = self.status(level, work.name)
+        info = self.status(level, stat.name) if level.exists else None
         if info is not None:
             work.action = Action.OVERWRITE
             if leaves_alone(self._overwrite, info, stat):
@@ -141,10 +144,12 @@ class Decider:
                 info = None
         if content.link_group and self._link(work, info):
             return
-        if stat.type == EntryType.FILE:
-            self._file(work, info)
-        else:
+        if stat.type != _FILE:
             self._node(work, info)
+        elif info is None:
+            self._pieces(work, None)
+        else:
+            self._file(work, info)
 
     def _clear(self, work: FileWork) -> None:
         if work.portion.hidden is None:
@@ -202,8 +207,8 @@ class Decider:
         self._emit(Touch(work, applies=policy_takes_away(stat, work.content, policy)))
 
     # --- regular files
-    def _file(self, work: FileWork, info: os.stat_result | None) -> None:
-        if info is None or not modes.S_ISREG(info.st_mode):
+    def _file(self, work: FileWork, info: os.stat_result) -> None:
+        if not modes.S_ISREG(info.st_mode):
             self._pieces(work, None)
             return
         directory = work.level.target.directory(work.level.place)
@@ -236,7 +241,10 @@ class Decider:
         content = work.content
         if existing is None and not content.spill and len(content.extents) <= 1:
             # Most files: new and in one part, of a length that decoding its page has checked.
-            self._emit(Piece(work, [Part(extent, False) for extent in content.extents], True))
+            if content.content_id and content.extents[0].chunk != HOLE_CHUNK:
+                self._emit(Whole(work, content.extents[0]))
+            else:
+                self._emit(Piece(work, [Part(extent, False) for extent in content.extents], True))
             return
         if not self._dry_run:
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat as modes
 
-from holdfast_agent.crypto.keys import ContentHasher, DomainKeys
+from holdfast_agent.crypto.keys import ContentHasher, DomainKeys, content_id
 from holdfast_agent.restore.comparison import ContentCheck, metadata_differs, standing_of
 from holdfast_agent.restore.deletion import Deletion
 from holdfast_agent.restore.directory import TargetDirectory
@@ -25,6 +25,7 @@ from holdfast_agent.restore.steps import (
     Piece,
     Step,
     Touch,
+    Whole,
 )
 from holdfast_agent.restore.tally import Tally
 from holdfast_agent.restore.target import IMPLIED_MODE
@@ -166,10 +167,12 @@ class Execution:
             return
 
     # --- entries
-    def _entry(self, step: Piece | LinkName | Node | Touch, opened: Opened) -> None:
+    def _entry(self, step: Whole | Piece | LinkName | Node | Touch, opened: Opened) -> None:
         work = step.work
         try:
-            if isinstance(step, Piece):
+            if isinstance(step, Whole):
+                self._whole(work, step.extent, opened)
+            elif isinstance(step, Piece):
                 self._piece(step, opened)
             elif isinstance(step, LinkName):
                 self._link(work)
@@ -195,6 +198,22 @@ class Execution:
 
     def _home(self, work: FileWork) -> TargetDirectory:
         return work.level.target.directory(work.level.place)
+
+    def _whole(self, work: FileWork, extent: Extent, opened: Opened) -> None:
+        """Write a file of one part, and give it its name if that is its content."""
+        if not _cleared(work, self._deletion):
+            raise EntryFailed(Reason.REPLACED, "a directory is in the way")
+        content = work.content
+        data = _part_of(opened.get(extent.chunk) or self._fetched(extent), extent)
+        writer = work.writer = self._writer = self._home(work).create_file(work.name)
+        # Copied first, then hashed: another core has opened it, and the copy fetches it faster.
+        writer.write(data, 0)
+        if (
+            extent.length != work.found.entry.stat.size
+            or content_id(self._keys, data) != content.content_id
+        ):
+            raise _wrong_content(work)
+        self._named(work, writer)
 
     def _piece(self, step: Piece, opened: Opened) -> None:
         work = step.work
@@ -246,6 +265,11 @@ class Execution:
             raise _wrong_content(work)
         if work.offset != stat.size:
             raise _wrong_content(work)
+        self._named(work, writer)
+
+    def _named(self, work: FileWork, writer: Writer) -> None:
+        """Give a file whose content is right its metadata, and its name."""
+        stat = work.found.entry.stat
         losses = writer.finish(stat.size, stat, work.content, work.portion.policy)
         identity = None if work.group is None else writer.identity()
         writer.commit()
@@ -254,7 +278,8 @@ class Execution:
             work.group.written = identity
             work.group.level, work.group.name = work.level, work.name
         self._counted(work)
-        self._tally.lost(work.found.path, losses)
+        if losses:
+            self._tally.lost(work.found.path, losses)
 
     def _link(self, work: FileWork) -> None:
         group = work.group
@@ -275,11 +300,11 @@ class Execution:
                 )
         # Nothing to link to: this name is written, and the next ones are linked to it.
         if work.found.entry.stat.type == EntryType.FILE:
-            self._piece(self._whole(work), {})
+            self._piece(self._all_of(work), {})
         else:
             self._node(work)
 
-    def _whole(self, work: FileWork) -> Piece:
+    def _all_of(self, work: FileWork) -> Piece:
         extents = work.portion.snapshot.extents(work.found.entry)
         return Piece(work, [Part(extent, is_there=False) for extent in extents], is_last=True)
 

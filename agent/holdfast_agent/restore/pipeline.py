@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Final, Self
 
 from holdfast_agent.ports import Cancel
-from holdfast_agent.restore.steps import Piece, Step
+from holdfast_agent.restore.steps import Piece, Step, Whole
 from holdfast_agent.snapshots.chunks import ChunkReader
+from holdfast_agent.tree.entry import Extent
 from holdfast_contract.errors import Damaged
 from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.limits import MIB
@@ -50,14 +51,19 @@ class _Batch:
     def add(self, step: Step) -> None:
         """Append a step and the chunks that it needs."""
         self.steps.append(step)
-        if not isinstance(step, Piece):
-            return
-        for extent in step.wanted():
-            known = self.chunks.get(extent.chunk, 0)
-            length = max(extent.offset + extent.length, _CHUNK_BYTES_AT_LEAST)
-            if length > known:
-                self.chunks[extent.chunk] = length
-                self.cost += length - known
+        if isinstance(step, Whole):
+            self._want(step.extent)
+        elif isinstance(step, Piece):
+            for extent in step.wanted():
+                self._want(extent)
+
+    def _want(self, extent: Extent) -> None:
+        known = self.chunks.get(extent.chunk, 0)
+        length = extent.offset + extent.length
+        if length > known:
+            self.chunks[extent.chunk] = length
+            least = _CHUNK_BYTES_AT_LEAST
+            self.cost += max(length, least) - (max(known, least) if known else 0)
 
 
 class Pipeline:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import stat as modes
 from collections.abc import Callable
+from typing import Final
 
 from holdfast_agent.ports import Cancel, Progress
 from holdfast_agent.restore.comparison import metadata_differs
@@ -22,6 +23,11 @@ from holdfast_agent.sources.findings import Reason
 from holdfast_agent.tree.entry import Content, Entry, EntryFlag, EntryType, Stat
 from holdfast_contract.errors import Damaged
 from holdfast_contract.protocol.control import Overwrite
+
+# Plain integers: of every entry, and looking up a member of an enum costs as much as comparing.
+_DIRECTORY: Final = int(EntryType.DIRECTORY)
+_SYMLINK: Final = int(EntryType.SYMLINK)
+_SKIPPED: Final = int(EntryFlag.SKIPPED)
 
 
 class Planner:
@@ -62,8 +68,10 @@ class Planner:
         )
         for found in walk:
             self._cancel.check()
-            self._leave_down_to(portion, _parent(found.path))
-            if found.is_directory:
+            above = _parent(found.path)
+            if self._levels[-1].found.path != above:
+                self._leave_down_to(portion, above)
+            if found.entry.stat.type == _DIRECTORY:
                 self._descends = self._directory(portion, found)
             else:
                 self._other(portion, found)
@@ -105,7 +113,7 @@ class Planner:
         if level is None:
             return False
         self._levels.append(level)
-        if level.is_included and not found.is_implied:
+        if level.is_included and not found.is_implied and not level.entered:
             self._enter(level)
         return not level.is_lost
 
@@ -172,9 +180,7 @@ class Planner:
             level.action = Action.METADATA
 
     def _enter(self, level: Level) -> None:
-        """Have the directory and those above it made, if that was not asked for yet."""
-        if level.entered:
-            return
+        """Have the directory and those above it made, those that was not asked for yet."""
         chain = []
         above: Level | None = level
         while above is not None and not above.entered:
@@ -204,22 +210,26 @@ class Planner:
 
     # --- everything else
     def _other(self, portion: Portion, found: Found) -> None:
-        self._note(self._levels[-1], found)
-        if self._is_skipped(portion, found):
+        level, stat = self._levels[-1], found.entry.stat
+        if level.seen is not None:
+            level.seen.add(stat.name)
+        if stat.flags & _SKIPPED and self._is_skipped(portion, found):
             return
-        if found.entry.stat.type == EntryType.SYMLINK and found.path != portion.found.path:
-            self._levels[-1].has_symlinks = True
+        if stat.type == _SYMLINK and found.path != portion.found.path:
+            level.has_symlinks = True
         else:
             self._entry(portion, found)
 
     def _entry(self, portion: Portion, found: Found) -> None:
         level = self._levels[-1]
-        if level.is_lost or level.spot is None or found.entry.stat.flags & EntryFlag.SKIPPED:
+        if level.spot is None or found.entry.stat.flags & _SKIPPED or level.is_lost:
             return
-        if not self._takes(portion.selection, level, found):
+        selection = portion.selection
+        if not (selection.is_everything or self._takes(selection, level, found)):
             return
         self._progress.current(found.path)
-        self._enter(level)
+        if not level.entered:
+            self._enter(level)
         try:
             self._decider.decide(portion, level, found)
         except EntryFailed as failure:
@@ -228,8 +238,6 @@ class Planner:
             self._tally.broke(found.path, damage)
 
     def _takes(self, selection: Selection, level: Level, found: Found) -> bool:
-        if selection.is_everything:
-            return True
         if selection.excludes(found.path, is_directory=False):
             return False
         return level.is_included or selection.includes(found.path, is_directory=False)

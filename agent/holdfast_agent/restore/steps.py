@@ -114,8 +114,7 @@ class LinkGroup:
     name: bytes = b""
 
 
-@dataclass(slots=True)
-class FileWork:
+class FileWork(msgspec.Struct, eq=False):
     """One file on its way; its pieces share it."""
 
     portion: Portion
@@ -172,13 +171,20 @@ class Piece(msgspec.Struct, frozen=True):
     parts: Sequence[Part]
     is_last: bool
 
-    def wanted(self) -> list[Extent]:
+    def wanted(self) -> Sequence[Extent]:
         """Return the extents whose chunks have to be fetched."""
         return [
             part.extent
             for part in self.parts
             if not part.is_there and part.extent.chunk != HOLE_CHUNK
         ]
+
+
+class Whole(msgspec.Struct, frozen=True):
+    """A small file that is new, and one part of one chunk: nearly every one of most snapshots."""
+
+    work: FileWork
+    extent: Extent
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,4 +209,4 @@ class Touch:
     applies: bool
 
 
-Step = Enter | Leave | Piece | LinkName | Node | Touch
+Step = Enter | Leave | Whole | Piece | LinkName | Node | Touch

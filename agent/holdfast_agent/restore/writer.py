@@ -8,7 +8,7 @@ import stat
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-from holdfast_agent.restore.failures import KERNEL_ERRORS, EntryFailed
+from holdfast_agent.restore.failures import KERNEL_ERRORS, EntryFailed, failure_from
 from holdfast_agent.restore.metadata import Loss, Policy, apply
 from holdfast_agent.sources.directory import Identity, open_unstamped, status_by_name
 from holdfast_agent.sources.findings import Reason
@@ -97,8 +97,11 @@ class Writer:
         self._written_to = 0
         """Where what was written ends."""
         self._temporary = home.temporary_name()
-        with KERNEL_ERRORS:
+        # Here and below no context manager: of every file, and one costs as much as a short call.
+        try:
             self.descriptor = os.open(self._temporary, _NEW, 0o600, dir_fd=home.descriptor)
+        except OSError as exc:
+            raise failure_from(exc) from exc
         home.holders += 1
 
     def write(self, data: bytes | memoryview, offset: int) -> None:
@@ -107,13 +110,15 @@ class Writer:
         Raises:
             EntryFailed, NoSpace: the kernel refuses.
         """
-        view = memoryview(data)
-        with KERNEL_ERRORS:
-            while view:
-                done = os.pwrite(self.descriptor, view, offset)
-                view = view[done:]
+        end = offset + len(data)
+        try:
+            done = os.pwrite(self.descriptor, data, offset)
+            while offset + done < end:
                 offset += done
-        self._written_to = max(self._written_to, offset)
+                done = os.pwrite(self.descriptor, memoryview(data)[offset - end :], offset)
+        except OSError as exc:
+            raise failure_from(exc) from exc
+        self._written_to = max(self._written_to, end)
 
     def clone(self, source: ExistingFile, offset: int, length: int) -> None:
         """Copy a range of an existing file to the same place here, without user space if possible.
@@ -159,10 +164,12 @@ class Writer:
         Raises:
             EntryFailed, NoSpace: the kernel refuses.
         """
-        with KERNEL_ERRORS:
+        try:
             if self._written_to != size:
                 os.ftruncate(self.descriptor, size)
             return apply(self.descriptor, entry, content, policy)
+        except OSError as exc:
+            raise failure_from(exc) from exc
 
     def identity(self) -> Identity:
         """Return which file it is: what further names of it are linked to.
