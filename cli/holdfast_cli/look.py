@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from holdfast_cli.answers import asked_bytes, asked_rows, parsed
+from holdfast_cli.answers import asked_bytes, asked_names, asked_rows, parsed
 from holdfast_cli.api import check_client_known, path_argument
 from holdfast_cli.command import Session, command
 from holdfast_cli.output import moment, print_json_rows, say_lines, shown_name, shown_path, size
@@ -62,6 +62,11 @@ def _add_lists(group: click.Group) -> None:
             from holdfast_cli.opening import names_here
 
             say_lines(names_here(session.api, text, part.item()))
+            return 0
+        if text is None and not (long or session.as_json):
+            query = QueryCreate(kind="ls", items=[part.request()], recursive=recursive)
+            names = asked_names(session.api, query)
+            say_lines(shown_name(name, encoded) for name, encoded in names)
             return 0
         rows = _rows(session, "ls", [part], recursive=recursive)
         return _print_entries(session, rows, long=long)

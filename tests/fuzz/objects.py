@@ -21,7 +21,7 @@ from holdfast_agent.tree.block import (
     encode_extents_block,
 )
 from holdfast_agent.tree.entry import SELF_CHUNK, Extent
-from holdfast_agent.tree.page import decode_page, encode_page, encode_stat_part, page_ids
+from holdfast_agent.tree.page import decode_page, encode_page, encode_stat_part, list_page, page_ids
 from holdfast_contract.errors import Damaged
 from holdfast_contract.format.chunk import (
     HEADER_BYTES,
@@ -209,6 +209,7 @@ def _unresolved(extents: tuple[Extent, ...]) -> tuple[Extent, ...]:
 def page(data: bytes) -> None:
     found = decode_page(data, OWN_CHUNK, _OWN_OFFSET)
     page_ids(data)
+    assert list_page(data, OWN_CHUNK, _OWN_OFFSET).stats == found.stats
     contents = [
         msgspec.structs.replace(
             content,

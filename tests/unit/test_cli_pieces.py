@@ -13,7 +13,7 @@ from typing import cast
 
 import pytest
 
-from holdfast_cli.answers import asked_rows, parsed
+from holdfast_cli.answers import asked_names, asked_rows, parsed
 from holdfast_cli.api import Api
 from holdfast_cli.output import (
     facts,
@@ -185,6 +185,37 @@ def test_a_line_beyond_the_limit_is_no_row() -> None:
     asked = cast(Api, Asked(Answer(stream, 1 << 18)))
     with pytest.raises(InvalidInput, match="malformed"):
         list(asked_rows(asked, QueryCreate(kind="ls")))
+
+
+def asked(data: bytes, size: int = 1 << 18) -> Api:
+    return cast(Api, Asked(Answer(io.BytesIO(data), size)))
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+def test_names_are_found_wherever_the_pieces_of_an_answer_end(size: int) -> None:
+    whole = b'{"path":"/a","type":"file"}\n\n{"path":"/b","path_b64":"L2I="}\n{"type":"end"}\n'
+    found = list(asked_names(asked(whole, size), QueryCreate(kind="ls")))
+    assert found == [("/a", None), ("/b", "L2I=")]
+
+
+@pytest.mark.parametrize(
+    ("after", "error", "words"),
+    [
+        (b"", InvalidInput, "not complete"),
+        (b'{"path":"/b"', InvalidInput, "malformed"),
+        (b'{"type":"error","code":"damaged","message":"torn"}\n', Damaged, "torn"),
+        (b'{"pa{"type":"error","code":"damaged"}\n{"type":"end"}\n', InvalidInput, "malformed"),
+        (b'["/b"]\n{"type":"end"}\n', InvalidInput, "malformed"),
+    ],
+)
+def test_names_before_an_answer_breaks_are_told_and_then_why(
+    after: bytes, error: type[Exception], words: str
+) -> None:
+    found = []
+    with pytest.raises(error, match=words):
+        for name, _ in asked_names(asked(b'{"path":"/a"}\n' + after), QueryCreate(kind="ls")):
+            found.append(name)
+    assert found == ["/a"]
 
 
 # --- references

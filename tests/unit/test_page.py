@@ -15,6 +15,7 @@ from holdfast_agent.tree.page import (
     encode_page,
     encode_pages,
     encode_stat_part,
+    list_page,
     page_ids,
     page_stat_part,
     page_stats,
@@ -394,3 +395,26 @@ def test_partial_readers_refuse_what_is_no_page(read: Reader) -> None:
     for data in (b"", b"HFPG", b"X" * 100, PAGE[:-1], PAGE + b"\0"):
         with pytest.raises(InvalidInput):
             read(data)
+
+
+# --- what a list shows
+def test_a_list_shows_of_every_entry_what_the_page_says() -> None:
+    whole, listed = decode(PAGE), list_page(PAGE, OWN_CHUNK, OFFSET)
+    assert (listed.stats, listed.ids) == (whole.stats, whole.ids)
+    for entry, content, shown in zip(whole.stats, whole.contents, listed.contents, strict=True):
+        if entry.type == EntryType.DIRECTORY:
+            assert shown == content
+        for field in ("uid", "gid", "user", "group", "target"):
+            assert getattr(shown, field) == getattr(content, field)
+
+
+def test_a_list_refuses_a_page_whose_owner_is_not_there() -> None:
+    stats = [[b"a", 1, 0o644, 0, 0, 0, 1, 0]]
+    with pytest.raises(InvalidInput, match="owner"):
+        list_page(build(stats, [[1, b"", [], None]]), OWN_CHUNK, OFFSET)
+
+
+def test_a_list_refuses_names_that_are_not_sorted() -> None:
+    stats = [[b"b", 1, 0o644, 0, 0, 0, 1, 0], [b"a", 1, 0o644, 0, 0, 0, 1, 0]]
+    with pytest.raises(InvalidInput, match="sorted"):
+        list_page(build(stats, [[0, b"", [], None]] * 2), OWN_CHUNK, OFFSET)

@@ -71,6 +71,32 @@ def test_ls_recursive_lists_everything_below_and_not_the_top(bench: RestoreBench
     assert names(rows) == ["a", "b", "Two.TXT", "one.txt", "big", "fifo", "link"]
 
 
+def test_ls_recursive_says_of_each_entry_what_its_own_list_says(bench: RestoreBench) -> None:
+    os.close(os.open(os.fsencode(bench.volume) + b"/a/\xff", os.O_CREAT))
+    (bench.volume / "a" / "far").write_bytes(b"")
+    os.utime(bench.volume / "a" / "far", ns=(0, (1 << 62) - 1))
+    os.symlink(b"\xfe", os.fsencode(bench.volume) + b"/odd")
+    os.chown(bench.volume / "big", 12, 34)
+    bench.backed_up()
+
+    def below(path: bytes) -> Rows:
+        found: Rows = []
+        for row in bench.ask("ls", path):
+            found.append(row)
+            if row["type"] == "directory":
+                found += below(os.fsencode(str(row["path"])))
+        return found
+
+    rows = below(os.fsencode(bench.volume))
+    assert {"path_b64", "target_b64"} <= {field for row in rows for field in row}
+    assert bench.ask("ls", bench.volume, recursive=True) == rows
+
+
+def test_ls_recursive_of_a_file_lists_it(bench: RestoreBench) -> None:
+    bench.backed_up()
+    assert names(bench.ask("ls", bench.volume / "big", recursive=True)) == ["big"]
+
+
 def test_ls_of_the_root_lists_the_first_directory_above_the_backed_up_paths(
     bench: RestoreBench,
 ) -> None:

@@ -15,7 +15,7 @@ from contextlib import closing
 from holdfast_agent.crypto.keys import DomainKeys, content_id
 from holdfast_agent.crypto.sealing import Opener
 from holdfast_agent.jobs.differences import Difference, Side, differences
-from holdfast_agent.jobs.rows import END, entry_row, finding_row, line, live_row
+from holdfast_agent.jobs.rows import END, entry_lines, entry_row, finding_row, line, live_row
 from holdfast_agent.ports import Cancel, ChunkSource
 from holdfast_agent.restore.tally import TYPE_NAMES
 from holdfast_agent.snapshots.chunks import ChunkReader
@@ -145,10 +145,9 @@ def _ls(side: Side, cancel: Cancel, *, recursive: bool) -> Iterator[bytes]:
         yield line(entry_row(top))
         return
     if recursive:
-        for found in snapshot.walk(top):
+        for run in snapshot.listing(top):
             cancel.check()
-            if found is not top:
-                yield line(entry_row(found))
+            yield entry_lines(run)
         return
     for entry in snapshot.children(top.entry, top.path):
         cancel.check()

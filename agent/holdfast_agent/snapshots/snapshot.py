@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 import msgspec
 
@@ -25,7 +26,7 @@ from holdfast_agent.tree.entry import (
     Extent,
     Stat,
 )
-from holdfast_agent.tree.page import Page, decode_page, page_stats
+from holdfast_agent.tree.page import Page, decode_page, list_page, page_stats
 from holdfast_contract import limits
 from holdfast_contract.errors import (
     Damaged,
@@ -44,6 +45,14 @@ from holdfast_contract.format.manifest import (
 from holdfast_contract.format.report import Report, decode_report
 from holdfast_contract.ids import ChunkId
 
+_DIRECTORY: Final = int(EntryType.DIRECTORY)
+
+_Listed = tuple[Sequence[Stat], Sequence[Content] | None]
+_Run = tuple[bytes, Sequence[Stat], Sequence[Content] | None]
+Run = tuple[bytes, Sequence[Stat], Sequence[Content]]
+"""Entries of one directory: what stands before their names in their paths, stat and content parts
+of each."""
+
 OnDamage = Callable[[bytes, Damaged], None]
 """Called with the path of a directory of which a part cannot be read."""
 
@@ -58,7 +67,7 @@ class Found(msgspec.Struct, frozen=True):
     @property
     def is_directory(self) -> bool:
         """Tell whether the entry has children."""
-        return self.entry.stat.type == EntryType.DIRECTORY
+        return self.entry.stat.type == _DIRECTORY
 
     @property
     def is_implied(self) -> bool:
@@ -172,7 +181,7 @@ class Snapshot:
             budget.spend(found)
             yield found
             if (
-                found.is_directory
+                found.entry.stat.type == _DIRECTORY
                 and not found.entry.stat.flags & EntryFlag.SKIPPED
                 and enters(found)
             ):
@@ -188,49 +197,79 @@ class Snapshot:
         Raises:
             Damaged: as `walk`.
         """
+
+        def names(extent: Extent) -> _Listed:
+            with _as_damage(extent):
+                return page_stats(self.part(extent)), None
+
+        if not start.is_directory:
+            yield [start.path]
+            return
+        for prefix, stats, _ in self._runs(start, names):
+            yield [prefix + stat.name for stat in stats]
+
+    def listing(self, start: Found) -> Iterator[Run]:
+        """Yield everything below the directory `start`, in the order of `walk`, some at a time.
+
+        Contents are those of `list_page`.
+
+        Raises:
+            Damaged: as `walk`.
+        """
+
+        def shown(extent: Extent) -> _Listed:
+            data = self.part(extent)
+            with _as_damage(extent):
+                page = list_page(data, ChunkId(extent.chunk), extent.offset)
+            return page.stats, page.contents
+
+        for prefix, stats, contents in self._runs(start, shown):
+            assert contents is not None
+            yield prefix, stats, contents
+
+    def _runs(self, start: Found, read: Callable[[Extent], _Listed]) -> Iterator[_Run]:
+        """Yield runs of entries; where one ends with a directory, what is below it follows."""
         budget = _Budget(self)
-        stack = [self._paths_in(start, budget)]
+        stack = [self._runs_in(start, budget, read)]
         while stack:
             step = next(stack[-1], None)
             if step is None:
                 stack.pop()
                 continue
-            paths, below = step
-            yield paths
+            run, below = step
+            yield run
             if below is not None:
                 if len(stack) > limits.DEPTH_MAX:
                     raise budget.broken("is deeper than the format allows")
-                stack.append(self._paths_in(below, budget))
+                stack.append(self._runs_in(below, budget, read))
 
-    def _paths_in(
-        self, directory: Found, budget: _Budget
-    ) -> Iterator[tuple[list[bytes], Found | None]]:
-        """Yield runs of paths, each with the directory to go down into after it."""
-        if not directory.is_directory:
-            yield [directory.path], None
-            return
+    def _runs_in(
+        self, directory: Found, budget: _Budget, read: Callable[[Extent], _Listed]
+    ) -> Iterator[tuple[_Run, Found | None]]:
+        """Yield the runs of one directory, each with the directory to go down into after it."""
         prefix = joined(directory.path, b"")
         last = b""
         for extent in self.extents(directory.entry):
-            with _as_damage(extent):
-                stats = page_stats(self.part(extent))
+            stats, contents = read(extent)
             if stats[0].name <= last:
                 raise broken_tree("pages out of order", extent)
             last = stats[-1].name
             budget.spend_entries(len(stats))
             first = 0
-            page: Page | None = None
             for at, stat in enumerate(stats):
-                if stat.type == EntryType.DIRECTORY and not stat.flags & EntryFlag.SKIPPED:
-                    run = [prefix + one.name for one in stats[first : at + 1]]
-                    page = page or self._page(extent)
-                    yield run, Found(run[-1], Entry(stat, page.contents[at]))
+                if stat.type == _DIRECTORY and not stat.flags & EntryFlag.SKIPPED:
+                    if contents is None:
+                        contents = self._page(extent).contents
+                    run = prefix, stats[first : at + 1], contents[first : at + 1]
+                    yield run, Found(prefix + stat.name, Entry(stat, contents[at]))
                     first = at + 1
-            yield [prefix + one.name for one in stats[first:]], None
+            yield (prefix, stats[first:], None if contents is None else contents[first:]), None
 
     def _below(self, found: Found, on_damage: OnDamage | None) -> Iterator[Found]:
-        for entry in self.children(found.entry, found.path, on_damage):
-            yield Found(joined(found.path, entry.stat.name), entry)
+        prefix = joined(found.path, b"")
+        for page in self.pages(found.entry, found.path, on_damage):
+            for stat, content in zip(page.stats, page.contents, strict=True):
+                yield Found(prefix + stat.name, Entry(stat, content))
 
     def _child(self, directory: Entry, name: bytes) -> Entry | None:
         for page in self.pages(directory, b"", None):
@@ -321,10 +360,11 @@ class _Budget:
         self._bytes = body.bytes
 
     def spend(self, found: Found) -> None:
-        stat = found.entry.stat
+        entry = found.entry
         self._entries -= 1
-        if stat.type == EntryType.FILE and not found.entry.content.link_group:
-            self._bytes -= stat.size
+        # Only files have a size.
+        if not entry.content.link_group:
+            self._bytes -= entry.stat.size
         if self._entries < 0 or self._bytes < 0:
             raise self.broken("has more entries or bytes than its manifest counts")
 
