@@ -16,7 +16,14 @@ import msgspec
 
 from holdfast_agent.engine.context import BackupContext
 from holdfast_agent.engine.drafts import ChunkDraft, Parts, Place, batches
-from holdfast_agent.engine.entries import DirectoryDraft, EntryDraft, OldPage, PageDraft, PageSlot
+from holdfast_agent.engine.entries import (
+    DirectoryDraft,
+    EntryDraft,
+    OldEntry,
+    OldPage,
+    PageDraft,
+    PageSlot,
+)
 from holdfast_agent.engine.files import FileContents
 from holdfast_agent.engine.groups import TreeGroups
 from holdfast_agent.engine.shipping import Shipping
@@ -53,13 +60,21 @@ class _Usage:
     def count(self, contents: Iterable[Content], sign: int) -> None:
         """Count the bytes of bundles and blocks that entries name."""
         used = self.used
+        # Neighbours mostly lie in one bundle, whose counter is asked for once.
+        chunk, total = b"", 0
         for content in contents:
             if content.content_id or content.spill:
                 for extent in content.extents:
-                    used[extent.chunk] += sign * extent.length
+                    if extent.chunk is not chunk:
+                        if total:
+                            used[chunk] += sign * total
+                        chunk, total = extent.chunk, 0
+                    total += extent.length
             if content.xattr_blocks:
                 for extent in content.xattr_blocks:
                     used[extent.chunk] += sign * extent.length
+        if total:
+            used[chunk] += sign * total
 
 
 class Assembly:
@@ -143,7 +158,12 @@ class Assembly:
             self._shipping.wait_for(lambda: all(parts.is_resolved for parts in waiting))
         if not self._is_same(page, entries):
             for entry in entries:
-                if entry.child is not None or entry.content.xattrs or _is_cut(entry.parts):
+                parts = entry.parts
+                if (
+                    entry.child is not None
+                    or entry.content.xattrs
+                    or (parts is not None and not entry.content.content_id and _is_cut(parts))
+                ):
                     self._spill(entry, page.extra)
             if page.old is not None:
                 self.drop(page.old)
@@ -319,8 +339,9 @@ class Assembly:
 
     def _count(self, entries: Sequence[EntryDraft]) -> None:
         tally = self._tally
+        new = unmodified = 0
         for entry in entries:
-            stat = entry.stat
+            stat, old = entry.stat, entry.old
             if stat.type == _DIRECTORY:
                 tally.dirs += not stat.flags & _IMPLIED
                 continue
@@ -330,14 +351,21 @@ class Assembly:
             if stat.flags & _SKIPPED:
                 tally.files_skipped += 1
                 continue
-            if entry.old is None:
-                tally.files_new += 1
-            elif is_unmodified(entry):
-                tally.files_unmodified += 1
+            if old is None:
+                new += 1
+            elif _is_parents_own(entry, old) or is_unmodified(entry):
+                unmodified += 1
                 continue
             else:
                 tally.files_changed += 1
             tally.bytes_changed += counted
+        tally.files_new += new
+        tally.files_unmodified += unmodified
+
+
+def _is_parents_own(entry: EntryDraft, old: OldEntry) -> bool:
+    """Tell whether the walk took the parent's entry as it is: most of a page that has changed."""
+    return entry.stat is old[0] and entry.content is old[1] and entry.parts is None
 
 
 def _is_cut(parts: Parts | None) -> bool:

@@ -337,7 +337,7 @@ class Walk:
         """Return the entries of some names; what the parent had of them is taken from `before`."""
         due = self._turn.due(path, part) if before else frozenset()
         drafts = []
-        untold = 0
+        untold = unchanged = unchanged_bytes = 0
         check = self._cancel.check
         entry_of = self._entries.entry
         for stat in part:
@@ -348,8 +348,10 @@ class Walk:
                 and stat.name not in due
                 and self._paging.is_same_entry(stat, known, blocks.get(stat.name, b""))
             ):
-                drafts.append(EntryDraft(stat, known[1], old=known))
-                self._progress.add(files=1, bytes=stat.size)
+                # The parent's own object: what is compared with it later is seen to be the same.
+                drafts.append(EntryDraft(known[0], known[1], None, None, known))
+                unchanged += 1
+                unchanged_bytes += stat.size
                 continue
             if stat.type == _DIRECTORY and not stat.flags & _SKIPPED:
                 entry = yield from self._directory_entry(place, path, stat, known, depth)
@@ -363,7 +365,7 @@ class Walk:
                     untold = 0
             if entry is not None:
                 drafts.append(entry)
-        self._progress.add(files=untold)
+        self._progress.add(files=untold + unchanged, bytes=unchanged_bytes)
         return drafts
 
     def _rest(
