@@ -235,6 +235,39 @@ def test_a_kernel_that_takes_a_value_and_keeps_another_is_found_out(
     assert {loss.what for loss in losses} == {What.XATTR, What.MODE, What.TIMES}
 
 
+@pytest.mark.parametrize(
+    ("calls", "lost"),
+    [
+        (("chmod", "fchmod"), {What.MODE}),
+        (("utime",), {What.TIMES}),
+        (("chmod", "fchmod", "utime"), {What.MODE, What.TIMES}),
+    ],
+)
+def test_of_a_plain_file_too_what_is_kept_differently_is_found_out(
+    path: Path, monkeypatch: pytest.MonkeyPatch, calls: tuple[str, ...], lost: set[What]
+) -> None:
+    """Without attributes the short way is taken: it looks at what has come of it as well."""
+    for name in calls:
+        monkeypatch.setattr(os, name, lambda *_, **__: None)
+    mode = stat.S_IMODE(path.stat().st_mode)
+    losses = given(path, file_entry(mode ^ 0o010), Content(uid=UID, gid=GID))
+    assert {loss.what for loss in losses} == lost
+
+
+def test_of_a_plain_file_too_a_refusal_is_a_loss(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    for name in ("chmod", "fchmod", "utime"):
+        monkeypatch.setattr(os, name, refuse)
+    mode = stat.S_IMODE(path.stat().st_mode)
+    losses = given(path, file_entry(mode ^ 0o010), Content(uid=UID, gid=GID))
+    assert [loss.what for loss in losses] == [What.MODE, What.TIMES]
+    assert all("not permitted" in loss.message for loss in losses)
+
+
 def test_refusals_of_the_kernel_are_losses_with_its_words(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -465,6 +465,29 @@ def test_a_temporary_name_that_is_taken_is_not_written_to(tmp_path: Path) -> Non
     assert (tmp_path / "outside").read_bytes() == b"outside"
 
 
+def test_own_files_are_looked_for_where_somebody_else_was_faster_to_make_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "top").mkdir()
+    (tmp_path / "key").write_bytes(b"secret")
+    own = OwnFiles([os.fsencode(tmp_path / "key")])
+    make = os.mkdir
+
+    def late(name: bytes, mode: int, *, dir_fd: int) -> None:
+        make(name, mode, dir_fd=dir_fd)
+        (tmp_path / "key").rename(tmp_path / "top" / "sub" / "key")
+        make(name, mode, dir_fd=dir_fd)
+
+    with Target.open(os.fsencode(tmp_path / "top"), run="r", own=own) as target:
+        monkeypatch.setattr(os, "mkdir", late)
+        directory = target.directory((b"sub",), create=True)
+        with directory.create_file(b"key") as writer:
+            with pytest.raises(EntryFailed) as failed:
+                writer.commit()
+            assert failed.value.reason == Reason.OWN_FILE
+    assert (tmp_path / "top" / "sub" / "key").read_bytes() == b"secret"
+
+
 def test_the_agents_own_files_are_neither_replaced_nor_entered(tmp_path: Path) -> None:
     (tmp_path / "top" / "state").mkdir(parents=True)
     (tmp_path / "top" / "key").write_bytes(b"secret")

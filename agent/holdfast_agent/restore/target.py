@@ -131,8 +131,7 @@ class Target:
         except FileNotFoundError as exc:
             if not create:
                 raise Vanished from exc
-            descriptor = _made_directory(parent.descriptor, name, mode)
-            made = True
+            descriptor, made = _made_directory(parent.descriptor, name, mode)
         except OSError as exc:
             raise _obstacle(parent, name, exc) from exc
         child = TargetDirectory(descriptor, self._names, self._own, created=made)
@@ -212,18 +211,21 @@ def _open_directory(parent: int, name: bytes) -> int:
     return os.open(name, _LISTED, dir_fd=parent)
 
 
-def _made_directory(parent: int, name: bytes, mode: int) -> int:
-    """Make and open the directory `name`; the mode is set by descriptor, whatever the umask."""
+def _made_directory(parent: int, name: bytes, mode: int) -> tuple[int, bool]:
+    """Make and open the directory `name`; return its descriptor, and whether it was made here.
+
+    The mode is set by descriptor, whatever the umask.
+    """
     with KERNEL_ERRORS:
         try:
             os.mkdir(name, 0o700, dir_fd=parent)
         except FileExistsError:
             # Somebody was faster: what is there is opened like any other.
-            return _open_directory(parent, name)
+            return _open_directory(parent, name), False
         descriptor = _open_directory(parent, name)
         if mode != 0o700:
             os.fchmod(descriptor, mode)
-        return descriptor
+        return descriptor, True
 
 
 def _obstacle(parent: TargetDirectory, name: bytes, exc: OSError) -> Exception:
@@ -247,10 +249,10 @@ def _descend(path: bytes, limits: Roots | None, *, create: bool) -> tuple[int, i
             here = b"/" + b"/".join(names[: index + 1])
             try:
                 _check_may_make(here, limits, create=create, cause=exc)
-                below = _made_top(descriptor, name)
+                below, is_made = _made_top(descriptor, name)
             finally:
                 os.close(descriptor)
-            made += 1
+            made += is_made
         except OSError as exc:
             os.close(descriptor)
             raise _refused(exc) from exc
@@ -270,7 +272,7 @@ def _check_may_make(path: bytes, limits: Roots | None, *, create: bool, cause: O
         ) from cause
 
 
-def _made_top(parent: int, name: bytes) -> int:
+def _made_top(parent: int, name: bytes) -> tuple[int, bool]:
     try:
         return _made_directory(parent, name, IMPLIED_MODE)
     except EntryFailed as exc:
