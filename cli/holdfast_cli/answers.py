@@ -52,18 +52,18 @@ def asked_names(api: Api, query: QueryCreate) -> Iterator[tuple[str, str | None]
     """
     decode = msgspec.json.Decoder(_Named).decode
     lines = _lines(api, query)
+    line = b""
     for line in lines:
         try:
             row = decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            row = _Named("end")
+            break
         if row.type == "end" or row.code is not None:
-            # The end, an error, or no row at all: `parsed` tells them apart.
-            for rest in parsed(chain((line,), lines)):
-                yield str(rest.get("path", "")), rest.get("path_b64")
-            return
+            break
         yield row.path, row.path_b64
-    raise InvalidInput("the answer is not complete")
+    # The end, an error, or no row at all: `parsed` tells them apart.
+    for rest in parsed(chain((line,), lines)):
+        yield str(rest.get("path", "")), rest.get("path_b64")
 
 
 def _lines(api: Api, query: QueryCreate) -> Iterator[bytes]:
