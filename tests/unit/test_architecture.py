@@ -147,3 +147,19 @@ def test_the_command_is_loaded_without_an_http_framework_or_a_database() -> None
     loaded = set(done.stdout.split())
     assert "holdfast_cli" in loaded
     assert loaded & {"aiohttp", "sqlalchemy", "alembic", "holdfast_server"} == set()
+
+
+def test_an_agent_that_idles_has_not_loaded_what_only_a_job_or_a_flag_needs() -> None:
+    script = (
+        "import os, sys\n"
+        "import holdfast_agent.main as main, holdfast_agent.runtime.start\n"
+        "main.read_invocation(main.PROGRAM, [], {})\n"
+        "print(*sorted(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert "holdfast_agent.runtime.workshop" in loaded
+    jobs = {"sqlite3", "zstandard", "pyfastcdc", "holdfast_agent.engine.walk"}
+    assert loaded & (jobs | {"argparse", "tempfile", "shutil"}) == set()

@@ -10,7 +10,6 @@ One file a job, replaced as a whole at each step:
 
 from __future__ import annotations
 
-import shutil
 from typing import BinaryIO, Final
 
 import msgspec
@@ -85,6 +84,8 @@ class JobJournal:
         """
         # The refs go first: a note of a commit without them would be of no use.
         refs.seek(0)
+        import shutil  # an idle agent does without, as in `spool`
+
         self._state.replace(job + _REFS, lambda file: shutil.copyfileobj(refs, file))
         self._write(msgspec.structs.replace(self._known(job), signed=signed))
 

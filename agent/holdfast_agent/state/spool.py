@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import tempfile
 from typing import BinaryIO, Final, cast
 
 from holdfast_contract.errors import NoSpace
@@ -110,6 +109,8 @@ class _Raw(io.RawIOBase):
 
 def open_spool(directory: str) -> BinaryIO:
     """Return an empty unnamed file in `directory`; in memory where it cannot hold one."""
+    import tempfile  # with what it needs half a megabyte of an idle agent
+
     try:
         with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
             fd: int | None = os.dup(file.fileno())

@@ -6,16 +6,15 @@ own and uses `load` directly.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from holdfast_contract.errors import UsageError
 from holdfast_contract.settings.files import choose_config_file, read_config_bytes
 from holdfast_contract.settings.show import show_json, show_text
-from holdfast_contract.settings.table import Program, Setting, Settings, load
+from holdfast_contract.settings.table import Program, Settings, load
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,13 @@ def read_invocation(
     Raises:
         UsageError: an unknown flag, key or word, or a value that cannot be read.
     """
-    # Intermixed: otherwise `config show` is only understood before the first flag.
-    given = vars(_parser(program).parse_intermixed_args(list(argv)))
-    words, as_json = given.pop("words"), given.pop("json")
+    given: dict[str, Any] = {}
+    if argv:
+        # Imported here: what reads a command line would stay in an agent that has none.
+        from holdfast_contract.settings.flags import read_flags
+
+        given = read_flags(program, argv)
+    words, as_json = given.pop("words", []), given.pop("json", False)
     if words not in ([], ["config", "show"]):
         raise UsageError(
             f"unknown command: {' '.join(words)[:120]!r}",
@@ -60,54 +63,3 @@ def read_invocation(
     if as_json:
         return Invocation(settings, json.dumps(show_json(program, settings), indent=2) + "\n")
     return Invocation(settings, show_text(program, settings))
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, hint=f"see {self.prog} --help")
-
-
-def _parser(program: Program) -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=program.name,
-        usage=f"{program.name} [options] [config show [--json]]",
-        description=program.summary,
-        epilog=f"example:\n  {program.example}\n\n"
-        "Precedence: flag > environment > file > default. "
-        f"File: {program.config_path}, or --config.\n"
-        "'config show' prints every value and where it came from.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {program.version}")
-    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
-    parser.add_argument("--json", action="store_true", help="with 'config show': print JSON")
-    for setting in program.table:
-        _add_flag(parser, setting)
-    return parser
-
-
-def _add_flag(parser: argparse.ArgumentParser, setting: Setting[Any]) -> None:
-    text = setting.kind.text(setting.default)
-    shown = setting.default_text or text
-    help_text = f"{setting.help} ({setting.variable}{f'; default {shown}' if shown else ''})"
-    help_text = help_text.replace("%", "%%")
-    if setting.kind.metavar:
-        parser.add_argument(
-            setting.flag,
-            dest=setting.name,
-            action="append",
-            metavar=setting.kind.metavar,
-            help=help_text,
-        )
-        return
-    parser.add_argument(
-        setting.flag, dest=setting.name, action="append_const", const="true", help=help_text
-    )
-    parser.add_argument(
-        setting.flag.replace("--", "--no-", 1),
-        dest=setting.name,
-        action="append_const",
-        const="false",
-        help=argparse.SUPPRESS,
-    )
