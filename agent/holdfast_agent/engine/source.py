@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from holdfast_agent.tree.entry import Content, Stat
+from holdfast_agent.tree.known import KnownPage
 
 VANISHED = "vanished"
 REPLACED = "replaced"
@@ -124,8 +125,12 @@ class Place(Protocol):
     def device(self) -> int:
         """Return the device number of the current directory."""
 
-    def listing(self) -> Listing:
-        """Return the entries of the current directory that are to be backed up."""
+    def listing(self, parent: Iterator[KnownPage]) -> Listing:
+        """Return the entries of the current directory that are to be backed up.
+
+        Asked once, just after it was entered. `parent` yields the pages that the parent has of it:
+        what is known not to have changed since is taken from there, unread.
+        """
 
     def look(self, name: bytes) -> Stat:
         """Return the stat part of one name as it is now."""

@@ -210,7 +210,7 @@ class Walk:
     def _directory(self, place: Place, path: bytes, depth: int) -> Steps:
         self._cancel.check()
         self._progress.current(path)
-        listing = place.listing()
+        listing = place.listing(self._known.pages(path))
         try:
             self._list(listing)
             draft = DirectoryDraft(path)

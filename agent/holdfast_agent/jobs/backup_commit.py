@@ -24,7 +24,7 @@ from holdfast_agent.engine.shipping import Shipping
 from holdfast_agent.engine.source import DAMAGED, Row
 from holdfast_agent.engine.tally import Tally
 from holdfast_agent.engine.turn import Turn
-from holdfast_agent.jobs.backup_job import BackupJob
+from holdfast_agent.jobs.backup_job import UNHINTED, BackupJob, Hinted
 from holdfast_agent.jobs.backup_source import VolumeSource
 from holdfast_agent.jobs.outcome import Outcome
 from holdfast_agent.ports import Committed, Missing, Uploads
@@ -140,6 +140,8 @@ class CommitRounds:
         since_ns = self._header.agent_time_ns if self._header is not None else now_ns
         self._header = None
         self._job.progress.phase("running")
+        if self._source.hints is not None:
+            self._source.hints.watching.begin_round()
         done = run_round(
             self._context,
             self._source,
@@ -200,11 +202,16 @@ class CommitRounds:
             snapshot=snapshot_id(manifest),
             bytes_new=self._shipping.bytes_new,
             bytes_sent=self._uploads.bytes_sent,
+            hinted=self._hinted(),
         )
         self._note(SignedCommit(body.seq, manifest, outcome.encode()), refs)
         job.cancel.check()
         answer = self._uploads.commit(body.seq)
         return answer if isinstance(answer, Missing) else self._stands(answer, body.seq, outcome)
+
+    def _hinted(self) -> Hinted:
+        hints = self._source.hints
+        return UNHINTED if hints is None else Hinted(hints.watching.unread, hints.watching.missed())
 
     def _stands(self, answer: Committed, seq: int, outcome: Outcome) -> Outcome:
         if answer.snapshot != outcome.finished.snapshot:
@@ -215,6 +222,8 @@ class CommitRounds:
                 self._cache.apply()
                 if not self._cache.is_writable:
                     _log.warning("the tree cache cannot be kept: the next backup reads everything")
+            if self._source.hints is not None:
+                self._source.hints.watching.keep(answer.snapshot)
             return outcome
         # Committed before a restart, with a manifest that this process does not have.
         finished = msgspec.structs.replace(outcome.finished, snapshot=answer.snapshot)

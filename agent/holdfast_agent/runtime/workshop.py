@@ -24,6 +24,7 @@ from holdfast_agent.jobs.runner import JobRun, Order
 from holdfast_agent.jobs.tracking import JobCancel, JobProgress
 from holdfast_agent.sources.clock import FileClock
 from holdfast_agent.sources.roots import OwnFiles, Roots
+from holdfast_agent.sources.watches import Watches
 from holdfast_agent.state.directory import StateDirectory
 from holdfast_agent.state.identity import IdentityFiles
 from holdfast_agent.state.memory import Memory
@@ -117,6 +118,7 @@ class Workshop:
         own = [config.state, config.key_file, config.enrol_token_file]
         self.identity = identity
         self.limits = Limits(clock)
+        self.watches = Watches(clock) if config.has_change_hints else None
         self._config = config
         self._state = state
         self._files = IdentityFiles(state)
@@ -204,6 +206,7 @@ class Workshop:
             clock=self._clock,
             workers=self._config.workers,
             memory_max=self._config.memory_max_bytes,
+            watches=self.watches,
         )
 
         def uploads() -> SessionUploads:
