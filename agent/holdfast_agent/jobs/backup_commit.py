@@ -33,7 +33,7 @@ from holdfast_agent.state.journal import SignedCommit
 from holdfast_agent.state.memory import Remembered
 from holdfast_agent.tree.entry import EntryType
 from holdfast_agent.tree.known import KnownTree, NothingKnown
-from holdfast_agent.tree.page import decode_page
+from holdfast_agent.tree.page import decode_page, page_stats
 from holdfast_contract.errors import (
     HistoryRegressed,
     HoldfastError,
@@ -111,6 +111,13 @@ class CommitRounds:
         # One round more than commits may be refused: it says what stays damaged.
         for number in range(COMMIT_ROUNDS_MAX + 1):
             done = self._round(avoid, left)
+            if self._is_misled(done):
+                # What was sent is there already; what is known of the parent is as it was.
+                done.refs.close()
+                if self._cache is not None:
+                    self._cache.begin()
+                done = self._round(avoid, left)
+            self._header = None
             if before is not None:
                 done.tally.take_over(before)
             before = done.tally
@@ -138,7 +145,6 @@ class CommitRounds:
     def _round(self, avoid: frozenset[bytes], left: frozenset[bytes]) -> Round:
         now_ns = self._job.tools.clock.now_ns()
         since_ns = self._header.agent_time_ns if self._header is not None else now_ns
-        self._header = None
         self._job.progress.phase("running")
         if self._source.hints is not None:
             self._source.hints.watching.begin_round()
@@ -154,6 +160,25 @@ class CommitRounds:
         require_something(done.tally, done.tops_read)
         self._job.progress.totals(done.tally.files, done.tally.bytes_logical)
         return done
+
+    def _is_misled(self, done: Round) -> bool:
+        """Tell whether a file in a directory that was left unread has got another name elsewhere.
+
+        That tells the directory nothing, nor does what is written through the other name then.
+        """
+        hints = self._source.hints
+        if hints is None or not hints.watching.unread or done.unvisited == frozenset():
+            return False
+        sought = done.unvisited
+        is_misled = sought is None or any(
+            stat.inode in sought and stat.type != EntryType.DIRECTORY
+            for page, _ in self._known.everything()
+            if not page.has_links
+            for stat in page_stats(page.data)
+        )
+        if is_misled:
+            _log.info("files have got further names: everything is read")
+        return is_misled
 
     def _refs_base(self) -> RefsBase | None:
         parent, header = self._job.order.parent, self._header
