@@ -147,8 +147,10 @@ class Watches:
         with self._lock:
             if self._queue is None:
                 raise NoWatch(0)
-            watch = self._queue.watch(directory.descriptor)
+            # What was told ends watches: drained before, so that this one lasts. What is told from
+            # here on counts for the next backup.
             self._drain()
+            watch = self._queue.watch(directory.descriptor)
             if watch in self._now:
                 # On a second path of this walk (a bind mount): no path may vouch for the other.
                 self._forget(watch)
