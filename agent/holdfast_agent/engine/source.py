@@ -84,11 +84,22 @@ class Reader(Protocol):
         """Close the file."""
 
 
+class AtRest(NamedTuple):
+    """A directory about which nothing needs to be looked at, and what the parent has of it."""
+
+    files: int
+    """Entries; none is a directory, none has other names."""
+    bytes: int
+
+
 class Listing(Protocol):
     """The entries of one directory, ascending by name, taken part by part.
 
     Used while the walk stands in that directory; only the names are held, and few of those.
     """
+
+    at_rest: AtRest | None
+    """Not None: all entries are the parent's, and need not be taken one by one."""
 
     def has(self, last: bytes | None = None) -> bool:
         """Tell whether a name up to and including `last` (None: any) is left."""

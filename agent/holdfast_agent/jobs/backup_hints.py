@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from holdfast_agent.engine.source import Listing, Row
+from holdfast_agent.engine.source import AtRest, Listing, Row
 from holdfast_agent.sources.directory import Directory
 from holdfast_agent.sources.findings import Finding
 from holdfast_agent.sources.scan import stats_of
@@ -49,22 +49,35 @@ class QuietListing:
     """The entries of a quiet directory; fits engine.source.Listing."""
 
     def __init__(
-        self, directory: Directory, here: bytes, pages: Iterator[KnownPage], young_from_ns: int
+        self,
+        directory: Directory,
+        here: bytes,
+        pages: Iterator[KnownPage],
+        hints: Hints,
+        watch: int,
     ) -> None:
         """Take the parent's pages of `directory`, which are read one after the other."""
         self._directory = directory
         self._here = here
         self._pages = pages
-        self._young_from_ns = young_from_ns
+        self._hints = hints
+        self._watch = watch
         self._findings: list[Finding] = []
         self._ahead: list[Stat] = []
         self._at = 0
+        self._files = self._bytes = 0
+        self._is_at_rest = True
+        rest = hints.watching.rest(watch)
+        self.at_rest = None if rest is None else AtRest(*rest)
+        """What was counted for an earlier snapshot, when nothing needed to be looked at."""
 
     def has(self, last: bytes | None = None) -> bool:
         """Tell whether an entry up to and including `last` (None: any) is left."""
         while self._at == len(self._ahead):
             page = next(self._pages, None)
             if page is None:
+                if self._is_at_rest:
+                    self._hints.watching.note_rest(self._watch, self._files, self._bytes)
                 return False
             self._ahead, self._at = self._looked_at(page), 0
         return last is None or self._ahead[self._at].name <= last
@@ -98,7 +111,7 @@ class QuietListing:
         if page.has_links:
             doubted = [stat.name for stat in stats]
         else:
-            young = self._young_from_ns
+            young = self._hints.young_from_ns
             doubted = [
                 stat.name
                 for stat in stats
@@ -107,7 +120,10 @@ class QuietListing:
                 or stat.flags
             ]
         if not doubted:
+            self._files += len(stats)
+            self._bytes += sum(stat.size for stat in stats)
             return list(stats)
+        self._is_at_rest = False
         looked = stats_of(self._directory, doubted)
         self._findings += looked.findings
         now = {stat.name: stat for stat in looked.entries}
@@ -123,6 +139,7 @@ class AuditedListing:
         self._quiet = quiet
         self._suspect = suspect
         """Told how many entries are not as the hints would have had them."""
+        self.at_rest: AtRest | None = None
         self.has = read.has
         self.rows = read.rows
 

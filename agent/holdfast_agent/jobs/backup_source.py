@@ -14,6 +14,7 @@ import msgspec
 
 from holdfast_agent.crypto.keys import DomainKeys, link_group
 from holdfast_agent.engine.source import (
+    AtRest,
     Attributes,
     DoubtKey,
     Listing,
@@ -190,7 +191,7 @@ class VolumePlace:
         watch, is_quiet = hints.watching.look(directory, here)
         if not is_quiet:
             return VolumeListing(volume, self.descent, self._top, here, watch)
-        quiet = QuietListing(directory, here, parent, hints.young_from_ns)
+        quiet = QuietListing(directory, here, parent, hints, watch)
         if hints.watching.is_audit:
             read = VolumeListing(volume, self.descent, self._top, here, watch)
             return AuditedListing(read, quiet, partial(hints.watching.suspect, watch))
@@ -252,6 +253,8 @@ class VolumePlace:
 
 class VolumeListing:
     """The entries of one directory; fits engine.source.Listing."""
+
+    at_rest: AtRest | None = None
 
     def __init__(
         self, volume: VolumeSource, descent: Descent, top: Top, here: bytes, watch: int = -1

@@ -31,6 +31,8 @@ AUDIT_SECONDS: Final = 7 * 86_400
 _LIMIT_FILE: Final = "/proc/sys/fs/inotify/max_user_watches"
 _SHARE: Final = 4
 """At most one part in so many of what the kernel gives a user: all pods of a node may be one."""
+_FILES_BITS: Final = 32
+_FILES_MASK: Final = (1 << _FILES_BITS) - 1
 _TOLD_AT_ONCE: Final = 1024
 """Watches given back before their last events are taken in: the queue holds 16,384."""
 
@@ -88,6 +90,8 @@ class Watches:
         """Hash of the path by watch: looked at for the snapshot of `_truth`, quiet since."""
         self._now: dict[int, int] = {}
         """Looked at by the job that is under way, quiet since."""
+        self._rests: dict[int, int] = {}
+        """By watch: files, and bytes above them, where no entry needs to be looked at."""
         self._truth: tuple[bytes, View] | None = None
         self._audited: Audited | None = None
         self._busy: Watching | None = None
@@ -115,6 +119,8 @@ class Watches:
             self._drain()
             is_true = is_known and self._truth == (parent, view)
             self._truth = None
+            if not is_true:
+                self._rests = {}
             is_audit = is_true and self._is_audit_due()
             self._busy = Watching(self, view, is_true=is_true, is_audit=is_audit)
             return self._busy
@@ -132,7 +138,7 @@ class Watches:
         """End all watches."""
         with self._lock:
             self._is_off = True
-            self._before, self._now = {}, {}
+            self._before, self._now, self._rests = {}, {}, {}
             if self._queue is not None:
                 self._queue.close()
                 self._queue = None
@@ -156,6 +162,8 @@ class Watches:
                 self._forget(watch)
                 return watch, False
             before = self._before.pop(watch, None)
+            if before != mark:
+                self._rests.pop(watch, None)
             if before is None and len(self) >= self._watched_max:
                 self._queue.unwatch(watch)
                 raise NoWatch(0)
@@ -167,6 +175,18 @@ class Watches:
         with self._lock:
             self._forget(watch)
 
+    def rest(self, watch: int) -> tuple[int, int] | None:
+        """Return what `note_rest` noted, None where nothing is noted any more."""
+        packed = self._rests.get(watch)
+        return None if packed is None else (packed & _FILES_MASK, packed >> _FILES_BITS)
+
+    def note_rest(self, watch: int, files: int, size: int) -> None:
+        """Note of a directory that is quiet how many files and bytes it has."""
+        with self._lock:
+            if watch in self._now and files <= _FILES_MASK:
+                # One number, not two and a pair: this is kept for every directory.
+                self._rests[watch] = size << _FILES_BITS | files
+
     def quiet_of(self, watches: set[int]) -> set[int]:
         """Return those of `watches` of which nothing was told up to now."""
         with self._lock:
@@ -177,7 +197,7 @@ class Watches:
         """Begin another round of the same job: nothing that was looked at counts as quiet."""
         with self._lock:
             self._before |= self._now
-            self._now = {}
+            self._now, self._rests = {}, {}
 
     def end(self, job: Watching, truth: tuple[bytes, View] | None, *, has_read_all: bool) -> None:
         """End a job; what it looked at is true for the snapshot of `truth`, None: for none."""
@@ -231,18 +251,20 @@ class Watches:
             elif is_over:
                 self._before.pop(watch, None)
                 self._now.pop(watch, None)
+                self._rests.pop(watch, None)
             else:
                 self._forget(watch)
 
     def _forget(self, watch: int) -> None:
         before = self._before.pop(watch, None)
         now = self._now.pop(watch, None)
+        self._rests.pop(watch, None)
         if self._queue is not None and not before is now is None:
             self._queue.unwatch(watch)
 
     def _forget_all(self) -> None:
         gone = [*self._before, *self._now]
-        self._before, self._now = {}, {}
+        self._before, self._now, self._rests = {}, {}, {}
         if self._queue is not None:
             for watch in gone:
                 self._queue.unwatch(watch)
@@ -252,6 +274,7 @@ class Watches:
         gone = list(watches)
         watches.clear()
         for number, watch in enumerate(gone, 1):
+            self._rests.pop(watch, None)
             if self._queue is not None:
                 self._queue.unwatch(watch)
             if number % _TOLD_AT_ONCE == 0:
@@ -295,6 +318,14 @@ class Watching:
                 _log.info("the kernel gives no more watches: other directories are always read")
             return -1, False
         return watch, is_quiet and self._is_true
+
+    def rest(self, watch: int) -> tuple[int, int] | None:
+        """Return how many files and bytes a quiet directory holds, if nothing in it is doubted."""
+        return self._watches.rest(watch)
+
+    def note_rest(self, watch: int, files: int, size: int) -> None:
+        """Note that of a quiet directory no entry needed to be looked at."""
+        self._watches.note_rest(watch, files, size)
 
     def distrust(self, watch: int) -> None:
         """Have a directory read the next time: not all about it is ordinary."""
