@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 from holdfast_agent.jobs.backup_hints import TRUSTED_BYTES_MAX
+from holdfast_agent.sources.directory import Directory
 from holdfast_agent.sources.filesystems import Filesystems
+from holdfast_agent.sources.findings import Finding, Reason
+from holdfast_agent.sources.inotify import InotifyQueue
+from holdfast_agent.sources.names import LeavesOut, Names
 from holdfast_agent.sources.roots import OwnFiles
 from holdfast_agent.state.directory import StateDirectory
 from holdfast_contract.errors import Cancelled
@@ -279,8 +283,9 @@ def test_where_others_may_write_too_everything_is_read(
     assert quiet.unread() == quiet.unread() == 0
 
 
-def backed_up_twice(top: str) -> list[object]:
+def backed_up_thrice(top: str) -> list[object]:
     """Back up what is not all readable; return what each backup listed and left unread."""
+    os.mkdir(top)
     bench = HintedBench(Path(top))
     plant(bench.volume)
     (bench.volume / "a" / "y" / "file 1").chmod(0)
@@ -296,7 +301,8 @@ def backed_up_twice(top: str) -> list[object]:
 def test_what_could_not_be_read_is_listed_every_time(open_tmp: Path) -> None:
     open_tmp.chmod(0o777)
     place = open_tmp / "top"
-    told = without_privilege(lambda: (place.mkdir(), backed_up_twice(str(place)))[1])
+    InotifyQueue().close()  # imports what an ordinary user may not read here
+    told = without_privilege(backed_up_thrice, str(place))
     rows, summaries = told[::2], told[1::2]
     volume = place / "volume"
     assert rows == [[str(volume / "a" / "y" / "file 1"), str(volume / "b" / "y")]] * 3
@@ -362,6 +368,22 @@ def test_other_excludes_have_everything_read(quiet: HintedBench) -> None:
     assert not any(name.endswith(b"file 3") for name in quiet.restored())
 
 
+def test_what_was_counted_with_other_excludes_does_not_count(quiet: HintedBench) -> None:
+    for excludes in ([], ["file 3"], ["file [23]"]):
+        for _ in range(3):
+            done = quiet.check(excludes=excludes)
+        assert count(done, "dirs_unread") == DIRECTORIES
+
+
+def test_what_was_counted_at_rest_ends_with_the_next_change(quiet: HintedBench) -> None:
+    place = quiet.volume / "b" / "y" / "z"
+    for number in range(3):
+        (place / f"new {number}").write_bytes(bytes(100))
+        (place / f"file {number}").unlink()
+        for expected in (DIRECTORIES - 1, DIRECTORIES, DIRECTORIES):
+            assert quiet.unread() == expected
+
+
 def test_a_lost_cache_has_everything_read_once(quiet: HintedBench) -> None:
     (quiet.state_path / "cache.sqlite").unlink()
     assert quiet.unread() == 0
@@ -396,6 +418,7 @@ def test_files_have_their_turn_in_quiet_directories_too() -> None:
         paths = [bench.volume / folder / "file 3" for folder in ("a/x", "a/y", "b/x", "b/y/z")]
         mapped = [remain_mapped(path) for path in paths]
         bench.check()
+        bench.check()
         for mapping in mapped:
             mapping[0] ^= 1
         assert bench.unread(tags=["at once"]) == DIRECTORIES
@@ -408,19 +431,68 @@ def test_files_have_their_turn_in_quiet_directories_too() -> None:
         assert unread == DIRECTORIES * (30 - 30 // 7), "all but the audits went by hints"
 
 
-def test_a_chunk_that_the_server_has_lost_is_sent_again_from_a_quiet_directory(
+def test_a_chunk_that_the_server_has_lost_is_sent_again_from_a_directory_at_rest(
     quiet: HintedBench,
 ) -> None:
     content = os.urandom(3000)
-    (quiet.volume / "c" / "precious").write_bytes(content)
-    quiet.check()
-    [extent] = (
-        quiet.snapshot().find(os.fsencode(quiet.volume / "c" / "precious")).entry.content.extents
-    )
+    path = quiet.volume / "b" / "x" / "precious"
+    path.write_bytes(content)
+    for _ in range(3):
+        quiet.check()
+    [extent] = quiet.snapshot().find(os.fsencode(path)).entry.content.extents
     quiet.repository.damaged.add(extent.chunk)
     done = quiet.run()
     assert done.finished.state is JobState.COMPLETED
-    assert quiet.restored()[b"c/precious"] == content
+    assert count(done, "dirs_unread") == DIRECTORIES
+    assert quiet.restored()[b"b/x/precious"] == content
+    quiet.check_refs()
+
+
+# --- races ----------------------------------------------------------------------------------------
+
+
+def test_a_name_that_comes_while_names_are_read_is_in_the_next_backup(
+    quiet: HintedBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = quiet.volume / "b" / "x"
+    plain = Names._read
+    made = []
+
+    def read(names: Names, directory: Directory, leaves_out: LeavesOut | None) -> list[bytes]:
+        found = plain(names, directory, leaves_out)
+        if directory.inode == place.stat().st_ino and not made:
+            made.append((place / "late").write_bytes(b"late"))
+        return found
+
+    (place / "file 2").write_bytes(b"changed")
+    monkeypatch.setattr(Names, "_read", read)
+    quiet.run()
+    assert made
+    assert b"b/x/late" not in quiet.restored()
+    assert count(quiet.run(), "dirs_unread") == DIRECTORIES - 1
+    assert quiet.restored() == on_disk(quiet.volume)
+
+
+def test_names_that_could_be_read_in_part_only_are_read_and_listed_again(
+    quiet: HintedBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inode = (quiet.volume / "b" / "x").stat().st_ino
+    plain = Names._read
+
+    def read(names: Names, directory: Directory, leaves_out: LeavesOut | None) -> list[bytes]:
+        found = plain(names, directory, leaves_out)
+        if directory.inode == inode:
+            names.findings.append(Finding(b"", Reason.IO_ERROR, "input/output failed"))
+        return found
+
+    (quiet.volume / "b" / "x" / "file 2").write_bytes(b"changed")
+    with monkeypatch.context() as sick:
+        sick.setattr(Names, "_read", read)
+        for _ in range(3):
+            done = quiet.run()
+            assert (done.finished.skipped_count, done.finished.summary["dirs_unread"]) == (1, 8)
+    assert quiet.unread() == DIRECTORIES - 1
+    assert quiet.unread() == DIRECTORIES
 
 
 # --- many entries ---------------------------------------------------------------------------------

@@ -26,8 +26,9 @@ class Pod:
     volume: Path
     target: Path
 
-    def start(self, **env: str) -> None:
-        self.world.start_agent(CLIENT, [self.volume, self.target], **env)
+    def start(self, hints: str = "auto") -> None:
+        roots = [self.volume, self.target]
+        self.world.start_agent(CLIENT, roots, HOLDFAST_CHANGE_HINTS=hints)
 
     def backup(self) -> dict[str, Any]:
         done: dict[str, Any] = self.world.backup(CLIENT, self.volume)
@@ -116,6 +117,24 @@ def test_a_storm_of_changes_between_backups_is_taken_in(pod: Pod) -> None:
     assert pod.backup()["dirs_unread"] == FOLDERS + 1
 
 
+def watched(pod: Pod) -> int:
+    """Return how many directories the kernel watches for the agent."""
+    top = Path(f"/proc/{pod.world.agents[CLIENT].popen.pid}/fdinfo")
+    return sum(place.read_text().count("\ninotify wd:") for place in top.iterdir())
+
+
+def test_an_idle_agent_takes_in_what_changes(pod: Pod) -> None:
+    pod.start()
+    assert watched(pod) == 0, "nothing is watched before there is a backup"
+    pod.backup()
+    assert watched(pod) == FOLDERS + 1
+    for number in range(5):
+        (pod.volume / f"{number:02d}" / "text").write_text("changed")
+    pod.world.until(lambda: watched(pod) == FOLDERS + 1 - 5, "the first events ended five watches")
+    assert pod.backup()["dirs_unread"] == FOLDERS + 1 - 5
+    assert watched(pod) == FOLDERS + 1
+
+
 def test_hints_can_be_turned_off(pod: Pod) -> None:
-    pod.start(HOLDFAST_CHANGE_HINTS="off")
+    pod.start("off")
     assert [pod.backup()["dirs_unread"] for _ in range(3)] == [0, 0, 0]

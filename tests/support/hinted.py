@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from holdfast_agent.jobs.outcome import Outcome
 from holdfast_agent.sources.inotify import Happened, InotifyQueue
@@ -57,7 +58,7 @@ class HintedBench(BackupBench):
         self.queue = OverflowingQueue()
         return self.queue
 
-    def check(self, **changes: object) -> Outcome:
+    def check(self, **changes: Any) -> Outcome:
         """Back up by hints and without; both snapshots and their counts have to be the same.
 
         Both are compared with what lies on disk.
@@ -75,7 +76,7 @@ class HintedBench(BackupBench):
         assert outcome.finished.state is twin.finished.state
         return outcome
 
-    def unread(self, **changes: object) -> int:
+    def unread(self, **changes: Any) -> int:
         """Do `check`; return how many directories were left unread."""
         return count(self.check(**changes), "dirs_unread")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast_agent.sources import filesystems
 from holdfast_agent.sources.inotify import Happened, InotifyQueue, NoWatch
 from holdfast_agent.sources.mounts import mounts_below
 
@@ -207,3 +208,34 @@ def test_a_path_with_a_space_is_the_mounts_own(tmp_path: Path) -> None:
 def test_no_table_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         mounts_below([b"/"], str(tmp_path / "absent"))
+
+
+# --- file systems ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "is_told"),
+    [
+        (0xEF53, True),  # ext4
+        (0x58465342, True),  # xfs
+        (0x9123683E, True),  # btrfs
+        (0x01021994, True),  # tmpfs
+        (0x794C7630, True),  # overlayfs
+        (0xF2F52010, True),  # f2fs
+        (0x2FC12FC1, False),  # zfs: a rollback tells nothing
+        (0x6969, False),  # nfs
+        (0xFF534D42, False),  # cifs
+        (0x65735546, False),  # FUSE
+        (0x00C36400, False),  # ceph
+        (0x01021997, False),  # 9p
+        (0x6A656A63, False),  # virtiofs by way of FUSE, and whatever comes
+    ],
+)
+def test_changes_are_told_where_only_this_kernel_makes_them(
+    monkeypatch: pytest.MonkeyPatch, number: int, is_told: bool
+) -> None:
+    monkeypatch.setattr(filesystems, "filesystem_type", lambda descriptor: number)
+    found = filesystems.Filesystems()
+    assert not found.tells_changes(7), "what was not asked for is not known"
+    found.kind(0, 7)
+    assert found.tells_changes(7) is is_told
