@@ -123,3 +123,9 @@ def write_through_a_mapping(path: Path) -> None:
         mapped[0] ^= 0xFF
         if os.fstat(file.fileno()).st_ctime_ns == before:
             os.utime(path)
+
+
+def remain_mapped(path: Path) -> mmap.mmap:
+    """Map a file for writing; until that ends nothing is told of what is written."""
+    with open(path, "r+b") as file:
+        return mmap.mmap(file.fileno(), 0)
