@@ -89,9 +89,7 @@ class Agent:
             clock=self.clock,
             uniform=self.uniform,
         )
-        self._watches = self._workshop.watches
-        if self._watches is not None:
-            self._watches.when_opened(self._queue_opened)
+        self._workshop.queue_opened = self._queue_opened
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, or until the server refuses this identity for good."""
@@ -109,19 +107,19 @@ class Agent:
             await self._channel.stop()
             await asyncio.gather(channel, progress, stopping, return_exceptions=True)
             self._kept.close()
-            if self._watches is not None:
-                if self._polled is not None:
-                    self._loop.remove_reader(self._polled)
-                self._watches.close()
+            if self._polled is not None:
+                self._loop.remove_reader(self._polled)
+            if self._workshop.watches is not None:
+                self._workshop.watches.close()
 
     def _queue_opened(self, descriptor: int) -> None:
         self._loop.call_soon_threadsafe(self._poll, descriptor)
 
     def _poll(self, descriptor: int) -> None:
         """Take in between backups what changes: the queue of the kernel must not overflow."""
-        assert self._watches is not None
+        assert self._workshop.watches is not None
         self._polled = descriptor
-        self._loop.add_reader(descriptor, self._watches.drain)
+        self._loop.add_reader(descriptor, self._workshop.watches.drain)
 
     async def _end_work(self) -> None:
         """Interrupt what runs: jobs stay in the journal and go on at the next start."""
