@@ -8,9 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from holdfast_agent.jobs.backup_hints import TRUSTED_BYTES_MAX, QuietListing
 from holdfast_agent.sources.directory import Directory
 from holdfast_agent.sources.findings import Finding, Reason
 from holdfast_agent.sources.names import LeavesOut, Names
+from holdfast_agent.tree.entry import Stat
 from holdfast_contract.errors import Cancelled
 from holdfast_contract.protocol.control import JobState
 from tests.support.backup_bench import BackupBench, count, interrupting, on_disk
@@ -247,6 +249,35 @@ def test_an_audit_finds_what_was_missed_and_puts_it_right(quiet: HintedBench) ->
         after = quiet.run().finished.summary
         assert after["dirs_unread"] == 0, "no more hints until the agent starts again"
         assert "hints_missed" not in after
+    mapped.close()
+
+
+def test_what_is_always_looked_at_is_not_missed_when_it_changes_during_an_audit(
+    quiet: HintedBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = quiet.volume / "b" / "x" / "database"
+    path.write_bytes(bytes(TRUSTED_BYTES_MAX + 1))
+    mapped = remain_mapped(path)
+    quiet.check()
+    quiet.check()
+    mapped.flush()
+    plain = QuietListing.take
+    written = []
+
+    def take(listing: QuietListing, last: bytes | None, entries_max: int) -> list[Stat]:
+        found = plain(listing, last, entries_max)
+        if any(stat.name == b"database" for stat in found):
+            written.append(mapped)
+            mapped[9] ^= 1
+        return found
+
+    monkeypatch.setattr(QuietListing, "take", take)
+    quiet.clock.pass_days(7)
+    done = quiet.run().finished.summary
+    assert written
+    assert (done["dirs_unread"], done.get("hints_missed")) == (0, None)
+    assert quiet.restored() == on_disk(quiet.volume)
+    assert count(quiet.run(), "dirs_unread") == DIRECTORIES
     mapped.close()
 
 

@@ -78,13 +78,7 @@ def happen(bench: HintedBench, step: str, seed: int) -> None:
                 bench.check()
 
 
-@pytest.mark.parametrize("base", BASES)
-@settings(max_examples=12)
-@given(steps=STEPS, seed=st.integers(0, 2**32))
-@example(steps=["rename_directory", "back up", "rename_directory", "swap_names"], seed=3)
-@example(steps=["append", "fail", "back up", "overwrite_with_the_old_time"], seed=1)
-@example(steps=["hard_link", "append", "remove", "back up", "a week"], seed=2)
-def test_snapshots_with_hints_are_those_without(base: str, steps: list[str], seed: int) -> None:
+def check_steps(base: str, steps: list[str], seed: int) -> None:
     with hinted_bench(base) as bench:
         plant(bench.volume)
         bench.check()
@@ -95,3 +89,23 @@ def test_snapshots_with_hints_are_those_without(base: str, steps: list[str], see
         bench.check()
         # Whatever happened: an agent that is left alone goes by hints again.
         assert bench.unread() > 0
+
+
+@pytest.mark.parametrize("base", BASES)
+@settings(max_examples=12)
+@given(steps=STEPS, seed=st.integers(0, 2**32))
+@example(steps=["rename_directory", "back up", "rename_directory", "swap_names"], seed=3)
+@example(steps=["append", "fail", "back up", "overwrite_with_the_old_time"], seed=1)
+@example(steps=["hard_link", "append", "remove", "back up", "a week"], seed=2)
+def test_snapshots_with_hints_are_those_without(base: str, steps: list[str], seed: int) -> None:
+    check_steps(base, steps, seed)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("base", BASES)
+@settings(max_examples=1500)
+@given(steps=STEPS, seed=st.integers(0, 2**32))
+def test_many_snapshots_with_hints_are_those_without(
+    base: str, steps: list[str], seed: int
+) -> None:
+    check_steps(base, steps, seed)

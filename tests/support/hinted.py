@@ -31,10 +31,12 @@ class OverflowingQueue(InotifyQueue):
     overflows = False
 
     def happened(self) -> Iterator[Happened]:
-        lost, self.overflows = self.overflows, False
-        yield from super().happened()
-        if lost:
+        told = super().happened()
+        if self.overflows:
+            self.overflows = False
+            list(told)
             yield Happened(-1, is_over=False)
+        yield from told
 
 
 class HintedBench(BackupBench):

@@ -65,6 +65,8 @@ class QuietListing:
         self._findings: list[Finding] = []
         self._ahead: list[Stat] = []
         self._at = 0
+        self.looked_at: set[bytes] = set()
+        """Names that were not trusted; whoever wants to know empties it."""
         self._files = self._bytes = 0
         self._is_at_rest = True
         rest = hints.watching.rest(watch)
@@ -124,6 +126,7 @@ class QuietListing:
             self._bytes += sum(stat.size for stat in stats)
             return list(stats)
         self._is_at_rest = False
+        self.looked_at.update(doubted)
         looked = stats_of(self._directory, doubted)
         self._findings += looked.findings
         now = {stat.name: stat for stat in looked.entries}
@@ -148,9 +151,11 @@ class AuditedListing:
         # The quiet ones first: what changes in between has told so when the job ends.
         expected = self._quiet.take(last, entries_max)
         found = self._read.take(last, entries_max)
-        differing = _differing(expected, found)
+        # What was not trusted may change without a word between these two looks.
+        looked_at, self._quiet.looked_at = self._quiet.looked_at, set()
+        differing = _differing(expected, found) - looked_at
         if differing:
-            self._suspect(differing)
+            self._suspect(len(differing))
         return found
 
     def close(self) -> None:
@@ -163,16 +168,16 @@ def _name(stat: Stat) -> bytes:
     return stat.name
 
 
-def _differing(expected: list[Stat], found: list[Stat]) -> int:
-    """Return of how many names the entries differ.
+def _differing(expected: list[Stat], found: list[Stat]) -> set[bytes]:
+    """Return the names whose entries differ.
 
     Not by the time of change alone: `chattr`, or a further name elsewhere, tells nothing to the
     directory and changes nothing that is backed up.
     """
     if expected == found:
-        return 0
+        return set()
     unlike = {_without_ctime(stat) for stat in expected} ^ {_without_ctime(stat) for stat in found}
-    return len({stat.name for stat in unlike})
+    return {stat.name for stat in unlike}
 
 
 def _without_ctime(stat: Stat) -> Stat:
