@@ -235,12 +235,16 @@ def test_watches_of_directories_that_are_not_met_any_more_are_given_back(scene: 
     assert scene.walk() == [b"/v/a", b"/v/c"]
 
 
-def test_at_most_so_many_directories_are_watched(tmp_path: Path) -> None:
+def test_at_most_so_many_directories_are_watched(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     scene = Scene(tmp_path, watched_max=2)
     scene.walk()
     assert len(scene.queue.watched) == len(scene.watches) == 2
     assert scene.walk() == [b"/v/a", b"/v/b"]
     assert len(scene.queue.watched) == 2
+    assert caplog.text.count("no more directories can be watched") == 2, "one line for each backup"
 
 
 def test_where_the_kernel_gives_no_more_watches_the_rest_is_read(
@@ -253,7 +257,7 @@ def test_where_the_kernel_gives_no_more_watches_the_rest_is_read(
     scene.look(job, b"/v/b", b"/v/c")
     scene.keep(job)
     assert scene.walk() == [b"/v/a"]
-    assert caplog.text.count("no more watches") == 2, "one line for each backup"
+    assert caplog.text.count("no more directories can be watched") == 2, "one line for each backup"
 
 
 def test_without_a_queue_there_are_no_hints_and_the_next_backup_asks_again(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ which also finds out whether the hints would have missed anything.
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
@@ -152,7 +153,7 @@ class Watches:
         """
         with self._lock:
             if self._queue is None:
-                raise NoWatch(0)
+                raise NoWatch(errno.EBADF)
             # What was told ends watches: drained before, so that this one lasts. What is told from
             # here on counts for the next backup.
             self._drain()
@@ -166,7 +167,7 @@ class Watches:
                 self._rests.pop(watch, None)
             if before is None and len(self) >= self._watched_max:
                 self._queue.unwatch(watch)
-                raise NoWatch(0)
+                raise NoWatch(errno.ENOSPC)
             self._now[watch] = mark
             return watch, before == mark
 
@@ -246,8 +247,7 @@ class Watches:
             return
         for watch, is_over in self._queue.happened():
             if watch < 0:
-                _log.info("more changes than the queue of events holds: the next backup reads all")
-                self._forget_all()
+                self._lose_all()
             elif is_over:
                 self._before.pop(watch, None)
                 self._now.pop(watch, None)
@@ -259,8 +259,14 @@ class Watches:
         before = self._before.pop(watch, None)
         now = self._now.pop(watch, None)
         self._rests.pop(watch, None)
-        if self._queue is not None and not before is now is None:
+        was_watched = before is not None or now is not None
+        if was_watched and self._queue is not None:
             self._queue.unwatch(watch)
+
+    def _lose_all(self) -> None:
+        if len(self):
+            _log.info("more changes than the queue of events holds: everything is read")
+        self._forget_all()
 
     def _forget_all(self) -> None:
         gone = [*self._before, *self._now]
@@ -315,7 +321,7 @@ class Watching:
         except NoWatch as refused:
             if refused.is_full and not self._is_told:
                 self._is_told = True
-                _log.info("the kernel gives no more watches: other directories are always read")
+                _log.info("no more directories can be watched: the others are always read")
             return -1, False
         return watch, is_quiet and self._is_true
 
