@@ -92,7 +92,7 @@ def check_steps(base: str, steps: list[str], seed: int) -> None:
 
 
 @pytest.mark.parametrize("base", BASES)
-@settings(max_examples=12)
+@settings(max_examples=7)
 @given(steps=STEPS, seed=st.integers(0, 2**32))
 @example(steps=["rename_directory", "back up", "rename_directory", "swap_names"], seed=3)
 @example(steps=["append", "fail", "back up", "overwrite_with_the_old_time"], seed=1)

@@ -369,3 +369,24 @@ def test_what_changed_during_the_audit_was_not_missed(scene: Scene) -> None:
     assert job.missed() == 0
     scene.keep(job)
     assert scene.walk() == [b"/v/a", b"/v/c"]
+
+
+def test_what_was_counted_goes_with_its_watch(scene: Scene) -> None:
+    scene.walk()
+    job = scene.begin()
+    for path, directory in scene.directories.items():
+        watch, _ = job.look(directory, path)
+        job.note_rest(watch, 3, 1 << 40)
+    scene.keep(job)
+    assert len(scene.watches._rests) == 3
+    scene.change(b"/v/a")
+    gone = scene.directories.pop(b"/v/b")
+    job = scene.begin()
+    counted = [job.rest(job.look(found, path)[0]) for path, found in scene.directories.items()]
+    assert counted == [None, (3, 1 << 40)]
+    scene.keep(job)
+    gone.close()
+    assert len(scene.watches._rests) == 1
+    scene.queue.overflow()
+    scene.watches.drain()
+    assert scene.watches._rests == {}
