@@ -145,12 +145,16 @@ def test_files_have_their_turn_in_quiet_directories_too() -> None:
         assert unread == DIRECTORIES * (30 - 30 // 7), "all but the audits went by hints"
 
 
-def test_a_chunk_that_the_server_has_lost_is_sent_again_from_a_directory_at_rest(
+def test_what_touches_a_lost_chunk_is_read_again_in_a_directory_at_rest(
     quiet: HintedBench,
 ) -> None:
+    """A part of the chunk was of a file that is gone: it cannot be made again as it was."""
     content = os.urandom(3000)
     path = quiet.volume / "b" / "x" / "precious"
     path.write_bytes(content)
+    (path.parent / "short-lived").write_bytes(os.urandom(300))
+    quiet.check()
+    (path.parent / "short-lived").unlink()
     for _ in range(3):
         quiet.check()
     [extent] = quiet.snapshot().find(os.fsencode(path)).entry.content.extents

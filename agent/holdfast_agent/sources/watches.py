@@ -158,14 +158,13 @@ class Watches:
             # here on counts for the next backup.
             self._drain()
             watch = self._queue.watch(directory.descriptor)
-            if watch in self._now:
-                # On a second path of this walk (a bind mount): no path may vouch for the other.
-                self._forget(watch)
-                return watch, False
+            # On two paths of one walk (a bind mount) it has the mark of the second, and the first
+            # takes that away the next time: neither is quiet.
             before = self._before.pop(watch, None)
             if before != mark:
                 self._rests.pop(watch, None)
-            if before is None and len(self) >= self._watched_max:
+            is_new = before is None and watch not in self._now
+            if is_new and len(self) >= self._watched_max:
                 self._queue.unwatch(watch)
                 raise NoWatch(errno.ENOSPC)
             self._now[watch] = mark
