@@ -286,7 +286,7 @@ def test_what_is_always_looked_at_is_not_missed_when_it_changes_during_an_audit(
 
 
 def test_an_audit_that_finds_nothing_says_nothing_and_hints_go_on(quiet: HintedBench) -> None:
-    subprocess.run(["chattr", "+A", quiet.volume / "c" / "file 2"], check=True)
+    subprocess.run(["chattr", "+A", quiet.volume / "b" / "x" / "file 2"], check=True)
     (quiet.volume / "a" / "x" / "file 2").write_bytes(b"told")
     quiet.clock.pass_days(7)
     assert quiet.unread() == 0
