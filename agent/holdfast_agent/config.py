@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from holdfast_contract.errors import UsageError
@@ -24,6 +25,14 @@ from holdfast_contract.settings.table import Program, Setting, Settings
 
 VERSION = "0.1.0"
 _MIB = 1 << 20
+
+
+class ChangeHints(StrEnum):
+    """Whether events of the kernel spare a backup the reading of directories."""
+
+    AUTO = "auto"
+    OFF = "off"
+
 
 SERVER = Setting(
     "server", optional(SERVER_URL), None, "URL of the server, such as https://backup:9440"
@@ -60,6 +69,10 @@ WORKERS = Setting("workers", integer(1, 16), 2, "threads that hash, compress and
 MEMORY_MAX = Setting(
     "memory_max", bounded(SIZE, 96 * _MIB, 1 << 40), 160 * _MIB, "peak resident size of the process"
 )
+CHANGE_HINTS = Setting(
+    "change_hints", choice(*ChangeHints), ChangeHints.AUTO.value, "auto: leave directories unread"
+    " in which nothing has happened since the last backup; off: read all of them, always",
+)  # fmt: skip
 
 PROGRAM = Program(
     name="holdfast-agent",
@@ -71,7 +84,7 @@ PROGRAM = Program(
     ),
     settings=(
         SERVER, CA, STATE, ROOTS, RESTORE, RESTORE_ROOTS, BROWSE, KEY_FILE, CLIENT,
-        ENROL_TOKEN_FILE, WORKERS, MEMORY_MAX,
+        ENROL_TOKEN_FILE, WORKERS, MEMORY_MAX, CHANGE_HINTS,
     ),
     config_path="/etc/holdfast/agent.toml",
 )  # fmt: skip
@@ -96,6 +109,7 @@ class AgentConfig:
     enrol_token_file: Path | None
     workers: int
     memory_max_bytes: int
+    has_change_hints: bool
 
 
 def agent_config(settings: Settings, host_name: str) -> AgentConfig:
@@ -126,4 +140,5 @@ def agent_config(settings: Settings, host_name: str) -> AgentConfig:
         enrol_token_file=settings[ENROL_TOKEN_FILE],
         workers=settings[WORKERS],
         memory_max_bytes=settings[MEMORY_MAX],
+        has_change_hints=settings[CHANGE_HINTS] == ChangeHints.AUTO.value,
     )

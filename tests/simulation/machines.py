@@ -356,6 +356,7 @@ class Pod:
             enrol_token_file=None,
             workers=2,
             memory_max_bytes=96 * MIB,
+            has_change_hints=False,
         )
         context = context_of(machine)
         self.ended = loop_now().create_task(self._run(config, self.state), context=context)

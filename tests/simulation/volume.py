@@ -14,13 +14,14 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from holdfast_agent.crypto.keys import DomainKeys, link_group
-from holdfast_agent.engine.source import Attributes, DoubtKey, Row, Unreadable
+from holdfast_agent.engine.source import AtRest, Attributes, DoubtKey, Row, Unreadable
 from holdfast_agent.sources import scan
 from holdfast_agent.sources.filesystems import FilesystemKind
 from holdfast_agent.sources.findings import Finding
 from holdfast_agent.sources.roots import Roots
 from holdfast_agent.sources.secondlook import WAIT_SECONDS, is_young
 from holdfast_agent.tree.entry import Content, EntryType, Stat
+from holdfast_agent.tree.known import KnownPage
 from tests.simulation.loop import pause
 
 TICK_NS: Final = 10_000_000
@@ -261,6 +262,8 @@ def attributes_of(node: SimFile) -> Attributes:
 class SimListing:
     """The names of one directory; fits engine.source.Listing."""
 
+    at_rest: AtRest | None = None
+
     def __init__(self, place: SimPlace, names: list[bytes]) -> None:
         self._place = place
         self._names = names
@@ -329,7 +332,7 @@ class SimPlace:
     def device(self) -> int:
         return 1
 
-    def listing(self) -> SimListing:
+    def listing(self, parent: Iterator[KnownPage]) -> SimListing:
         here = self._path + b"/"
         names = [
             path[len(here) :]
@@ -395,6 +398,7 @@ class SimSource:
         self.keys = keys
         self.clock = clock
         self.volume: Volume = clock.volume
+        self.hints: object | None = None
         self.notes: dict[bytes, Finding] = {}
         self._sleep = sleep
         self._doubts: dict[DoubtKey, tuple[tuple[int, int, int, int], float, bool]] = {}

@@ -18,6 +18,7 @@ from holdfast_agent.snapshots.chunks import ChunkReader
 from holdfast_agent.snapshots.snapshot import Snapshot
 from holdfast_agent.sources.clock import SystemFileClock
 from holdfast_agent.sources.roots import OwnFiles, Roots
+from holdfast_agent.sources.watches import Watches
 from holdfast_agent.state.directory import StateDirectory
 from holdfast_agent.state.journal import JobJournal
 from holdfast_agent.tree.entry import HOLE_CHUNK, EntryType
@@ -71,6 +72,8 @@ class BackupBench:
     workers: int = 2
     client: str = CLIENT
     share_references: bool = True
+    watches: Watches | None = None
+    """Change hints, kept from one backup to the next as by a running agent."""
 
     def __post_init__(self) -> None:
         self.volume = self.top / "volume"
@@ -130,6 +133,7 @@ class BackupBench:
             clock=self.clock,
             workers=self.workers,
             memory_max=self.memory_max,
+            watches=self.watches,
         )
 
     def run(self, order: control.Backup | None = None, **changes: object) -> Outcome:

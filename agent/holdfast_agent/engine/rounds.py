@@ -48,6 +48,9 @@ class Round:
     refs: RecordSorter
     tally: Tally
     tops_read: int
+    unvisited: frozenset[int] | None
+    """Inodes with names that this walk did not visit, although they are new or have changed; None:
+    too many to tell. Such a name is outside the backup, or in a directory that was left unread."""
 
 
 def run_round(
@@ -101,7 +104,9 @@ def run_round(
     context.progress.phase("finalizing")
     report_ids = tuple(draft.id for draft in report)
     assembly.refs.add(report_ids)
-    return Round(tree, report_ids, assembly.refs, tally, walk.tops_read)
+    return Round(
+        tree, report_ids, assembly.refs, tally, walk.tops_read, unvisited=visits.unvisited()
+    )
 
 
 def ship_report(tally: Tally, shipping: Shipping) -> list[ChunkDraft]:

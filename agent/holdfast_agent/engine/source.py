@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from holdfast_agent.tree.entry import Content, Stat
+from holdfast_agent.tree.known import KnownPage
 
 VANISHED = "vanished"
 REPLACED = "replaced"
@@ -83,11 +84,22 @@ class Reader(Protocol):
         """Close the file."""
 
 
+class AtRest(NamedTuple):
+    """A directory about which nothing needs to be looked at, and what the parent has of it."""
+
+    files: int
+    """Entries; none is a directory, none has other names."""
+    bytes: int
+
+
 class Listing(Protocol):
     """The entries of one directory, ascending by name, taken part by part.
 
     Used while the walk stands in that directory; only the names are held, and few of those.
     """
+
+    at_rest: AtRest | None
+    """Not None: all entries are the parent's, and need not be taken one by one."""
 
     def has(self, last: bytes | None = None) -> bool:
         """Tell whether a name up to and including `last` (None: any) is left."""
@@ -124,8 +136,12 @@ class Place(Protocol):
     def device(self) -> int:
         """Return the device number of the current directory."""
 
-    def listing(self) -> Listing:
-        """Return the entries of the current directory that are to be backed up."""
+    def listing(self, parent: Iterator[KnownPage]) -> Listing:
+        """Return the entries of the current directory that are to be backed up.
+
+        Asked once, just after it was entered. `parent` yields the pages that the parent has of it:
+        what is known not to have changed since is taken from there, unread.
+        """
 
     def look(self, name: bytes) -> Stat:
         """Return the stat part of one name as it is now."""

@@ -30,6 +30,11 @@ class Turn:
         self._keys = keys
         self._days = frozenset(day % PERIOD_DAYS for day in range(first, last + 1))
 
+    @property
+    def has_days(self) -> bool:
+        """Whether any file may have its turn."""
+        return bool(self._days)
+
     def due(self, directory: bytes, entries: Iterable[Stat]) -> frozenset[bytes]:
         """Return the names of files of a directory that have their turn.
 

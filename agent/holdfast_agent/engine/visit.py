@@ -51,6 +51,15 @@ class _Linked:
     names_left: int
 
 
+@dataclass(slots=True)
+class _Names:
+    """How many names an inode has, and how many of them the walk has visited."""
+
+    inode: int
+    links: int
+    visited: int = 0
+
+
 class _Result(NamedTuple):
     """One reading of a file."""
 
@@ -81,12 +90,38 @@ class Visits:
         """Settles files in doubt when no more can be remembered."""
         self._links: dict[bytes, _Linked] = {}
         self._linked_inodes: set[int] = set()
+        self._names: dict[bytes, _Names] = {}
         self.doubts: dict[DoubtKey, EntryDraft] = {}
         """Entries that wait for the second look."""
 
     # --- entries that are not directories ---
     def entry(self, place: Place, stat: Stat, old: OldEntry | None) -> EntryDraft | None:
         """Return the entry for a name that was scanned as `stat`; None when it is gone by now."""
+        entry = self._entry(place, stat, old)
+        if entry is not None and entry.content.link_group in self._names:
+            self._names[entry.content.link_group].visited += 1
+        return entry
+
+    def unvisited(self) -> frozenset[int] | None:
+        """Return the inodes that were new or changed and have more names than were visited.
+
+        None: too many to remember.
+        """
+        if len(self._names) >= _LINKS_MAX:
+            return None
+        return frozenset(n.inode for n in self._names.values() if n.visited < n.links)
+
+    def _grouped(self, place: Place, found: Attributes) -> bytes:
+        """Return the link group of what has other names, and remember how many."""
+        group = place.link_group(found.inode)
+        names = self._names.get(group)
+        if names is not None:
+            names.links = max(names.links, found.links)
+        elif len(self._names) < _LINKS_MAX:
+            self._names[group] = _Names(found.inode, found.links)
+        return group
+
+    def _entry(self, place: Place, stat: Stat, old: OldEntry | None) -> EntryDraft | None:
         if stat.flags & _SKIPPED:
             return EntryDraft(stat, Content(), old=old)
         if stat.type == _FILE:
@@ -117,7 +152,7 @@ class Visits:
             return self.skipped(place, stat, changing, old)
         content = found.content
         if found.links > 1 and stat.type != EntryType.DIRECTORY:
-            content = msgspec.structs.replace(content, link_group=place.link_group(found.inode))
+            content = msgspec.structs.replace(content, link_group=self._grouped(place, found))
         return self._with_failures(place, EntryDraft(stat, content, old=old), found)
 
     def skipped(
@@ -226,7 +261,7 @@ class Visits:
         stat, attributes, (parts, content_id, _, is_parents), is_whole, doubt = result
         content = attributes.content
         if attributes.links > 1:
-            group = place.link_group(attributes.inode)
+            group = self._grouped(place, attributes)
             content = msgspec.structs.replace(content, link_group=group, content_id=content_id)
             if is_whole and doubt is None:
                 self._remember(group, result)
@@ -327,7 +362,7 @@ class Visits:
             return self.skipped(place, entry.stat, why, entry.old)
         if stat.type == EntryType.DIRECTORY:
             return self._other_kind(place, stat, entry.old)
-        return self.entry(place, stat, entry.old)
+        return self._entry(place, stat, entry.old)
 
 
 def _is_of(found: Attributes, stat: Stat) -> bool:

@@ -18,7 +18,7 @@ from holdfast_agent.engine.entries import (
     OldPage,
 )
 from holdfast_agent.engine.paging import Pages, Paging, path_below, rows_of
-from holdfast_agent.engine.source import Listing, Place, Row, Source, Unreadable
+from holdfast_agent.engine.source import AtRest, Listing, Place, Row, Source, Unreadable
 from holdfast_agent.engine.tally import Tally
 from holdfast_agent.engine.turn import Turn
 from holdfast_agent.tree.entry import Content, EntryFlag, EntryType, Stat
@@ -210,10 +210,13 @@ class Walk:
     def _directory(self, place: Place, path: bytes, depth: int) -> Steps:
         self._cancel.check()
         self._progress.current(path)
-        listing = place.listing()
+        listing = place.listing(self._known.pages(path))
         try:
             self._list(listing)
             draft = DirectoryDraft(path)
+            if listing.at_rest is not None and not (self._avoids or self._turn.has_days):
+                self._keep_all(draft, listing.at_rest)
+                return draft
             pending: list[EntryDraft] = []
             for known, is_last in _with_last(self._known.pages(path)):
                 self._cancel.check()
@@ -295,6 +298,17 @@ class Walk:
         else:
             tally.bytes_logical += sum(stat.size for stat in part)
         self._progress.add(files=files, bytes=tally.bytes_logical - before)
+
+    def _keep_all(self, draft: DirectoryDraft, counted: AtRest) -> None:
+        """Keep all pages of a directory of which no entry needs to be looked at."""
+        for known in self._known.pages(draft.path):
+            self._cancel.check()
+            self._paging.keep(draft, known)
+        tally = self._tally
+        tally.files += counted.files
+        tally.files_unmodified += counted.files
+        tally.bytes_logical += counted.bytes
+        self._progress.add(files=counted.files, bytes=counted.bytes)
 
     def _stretch(
         self, place: Place, listing: Listing, stretch: _Stretch, known: KnownPage, depth: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 
 from holdfast_agent.crypto.records import open_identity
@@ -22,12 +22,15 @@ from holdfast_agent.engine.rounds import run_dry
 from holdfast_agent.engine.shipping import Shipping
 from holdfast_agent.jobs.backup_cache import Rebuilding, describes, open_cache
 from holdfast_agent.jobs.backup_commit import CommitRounds, check_own_commit, require_something
-from holdfast_agent.jobs.backup_job import BackupJob, BackupTools
+from holdfast_agent.jobs.backup_hints import YOUNG_NS, Hints
+from holdfast_agent.jobs.backup_job import UNHINTED, BackupJob, BackupTools
 from holdfast_agent.jobs.backup_source import VolumeSource
 from holdfast_agent.jobs.outcome import Outcome, decode_outcome
 from holdfast_agent.ports import Cancel, ChunkSource, Committed, Missing, Progress, Uploads
 from holdfast_agent.snapshots.chunks import ChunkReader
 from holdfast_agent.snapshots.snapshot import Snapshot
+from holdfast_agent.sources.mounts import mounts_below
+from holdfast_agent.sources.watches import View
 from holdfast_agent.state.cache import CacheHeader, TreeCache
 from holdfast_agent.state.journal import SignedCommit
 from holdfast_agent.state.memory import Memory, Remembered
@@ -195,7 +198,9 @@ def _run_dry(job: BackupJob, source: VolumeSource) -> Outcome:
         if cache is not None:
             cache.close()
     require_something(tally, tops_read)
-    return job.outcome(tally, snapshot=None, bytes_new=tally.bytes_changed, bytes_sent=0)
+    return job.outcome(
+        tally, snapshot=None, bytes_new=tally.bytes_changed, bytes_sent=0, hinted=UNHINTED
+    )
 
 
 def _run(job: BackupJob, source: VolumeSource, uploads: OpenUploads) -> Outcome:
@@ -216,8 +221,13 @@ def _run(job: BackupJob, source: VolumeSource, uploads: OpenUploads) -> Outcome:
 def _run_with(
     job: BackupJob, source: VolumeSource, session: Uploads, cache: TreeCache | None
 ) -> Outcome:
-    with closing(ChunkReader(job.tools.keys, job.chunks, workers=1)) as trees:
-        header = _parent_in(job, cache)
+    with ExitStack() as ended:
+        trees = ended.enter_context(closing(ChunkReader(job.tools.keys, job.chunks, workers=1)))
+        known = _described(job, cache)
+        source.hints = _hints(job, source, known)
+        if source.hints is not None:
+            ended.enter_context(closing(source.hints.watching))
+        header = known or _rebuilt(job, cache)
         with closing(_relatives(job, trees, header)) as relatives:
             context = replace(_context(job), trees=trees, relatives=relatives)
             with closing(Shipping(context, session)) as shipping:
@@ -256,14 +266,40 @@ def _relatives(job: BackupJob, trees: ChunkReader, header: CacheHeader | None) -
     )
 
 
-def _parent_in(job: BackupJob, cache: TreeCache | None) -> CacheHeader | None:
-    """Return what the cache knows of the parent, rebuilt from the snapshot where it must be."""
+def _described(job: BackupJob, cache: TreeCache | None) -> CacheHeader | None:
+    """Return what the cache has kept of the parent."""
     if cache is None or job.parent == ZERO_HASH:
         return None
-    header = describes(cache, job.parent, job.tools.keys)
-    if header is None:
-        rebuilding = Rebuilding(
-            cache, job.chunks, job.tools.keys, job.cancel, client=job.record.client
-        )
-        header = rebuilding.run(job.parent, job.progress)
-    return header
+    return describes(cache, job.parent, job.tools.keys)
+
+
+def _rebuilt(job: BackupJob, cache: TreeCache | None) -> CacheHeader | None:
+    """Fill the cache from the parent snapshot; return what it knows then."""
+    if cache is None or job.parent == ZERO_HASH:
+        return None
+    rebuilding = Rebuilding(cache, job.chunks, job.tools.keys, job.cancel, client=job.record.client)
+    return rebuilding.run(job.parent, job.progress)
+
+
+def _hints(job: BackupJob, source: VolumeSource, known: CacheHeader | None) -> Hints | None:
+    """Begin this job's change hints; None where there are none to have.
+
+    Only a cache that was kept counts as known: one that is rebuilt may lack what was damaged.
+    """
+    if job.tools.watches is None:
+        return None
+    try:
+        mounts = mounts_below(source.real_paths())
+    except OSError:
+        return None
+    view = View(
+        paths=tuple(source.tops()),
+        real_paths=source.real_paths(),
+        excludes=tuple(job.order.excludes),
+        own=job.tools.own.facts,
+        mounts=mounts,
+    )
+    watching = job.tools.watches.begin(job.parent, view, is_known=known is not None)
+    if watching is None:
+        return None
+    return Hints(watching, known.agent_time_ns - YOUNG_NS if known is not None else 0)

@@ -24,7 +24,7 @@ from holdfast_agent.engine.shipping import Shipping
 from holdfast_agent.engine.source import DAMAGED, Row
 from holdfast_agent.engine.tally import Tally
 from holdfast_agent.engine.turn import Turn
-from holdfast_agent.jobs.backup_job import BackupJob
+from holdfast_agent.jobs.backup_job import UNHINTED, BackupJob, Hinted
 from holdfast_agent.jobs.backup_source import VolumeSource
 from holdfast_agent.jobs.outcome import Outcome
 from holdfast_agent.ports import Committed, Missing, Uploads
@@ -33,7 +33,7 @@ from holdfast_agent.state.journal import SignedCommit
 from holdfast_agent.state.memory import Remembered
 from holdfast_agent.tree.entry import EntryType
 from holdfast_agent.tree.known import KnownTree, NothingKnown
-from holdfast_agent.tree.page import decode_page
+from holdfast_agent.tree.page import decode_page, page_stats
 from holdfast_contract.errors import (
     HistoryRegressed,
     HoldfastError,
@@ -111,6 +111,13 @@ class CommitRounds:
         # One round more than commits may be refused: it says what stays damaged.
         for number in range(COMMIT_ROUNDS_MAX + 1):
             done = self._round(avoid, left)
+            if self._is_misled(done):
+                # What was sent is there already; what is known of the parent is as it was.
+                done.refs.close()
+                if self._cache is not None:
+                    self._cache.begin()
+                done = self._round(avoid, left)
+            self._header = None
             if before is not None:
                 done.tally.take_over(before)
             before = done.tally
@@ -138,8 +145,9 @@ class CommitRounds:
     def _round(self, avoid: frozenset[bytes], left: frozenset[bytes]) -> Round:
         now_ns = self._job.tools.clock.now_ns()
         since_ns = self._header.agent_time_ns if self._header is not None else now_ns
-        self._header = None
         self._job.progress.phase("running")
+        if self._source.hints is not None:
+            self._source.hints.watching.begin_round()
         done = run_round(
             self._context,
             self._source,
@@ -152,6 +160,25 @@ class CommitRounds:
         require_something(done.tally, done.tops_read)
         self._job.progress.totals(done.tally.files, done.tally.bytes_logical)
         return done
+
+    def _is_misled(self, done: Round) -> bool:
+        """Tell whether a file in a directory that was left unread has got another name elsewhere.
+
+        That tells the directory nothing, nor does what is written through the other name then.
+        """
+        hints = self._source.hints
+        if hints is None or not hints.watching.unread or done.unvisited == frozenset():
+            return False
+        sought = done.unvisited
+        is_misled = sought is None or any(
+            stat.inode in sought and stat.type != EntryType.DIRECTORY
+            for page, _ in self._known.everything()
+            if not page.has_links
+            for stat in page_stats(page.data)
+        )
+        if is_misled:
+            _log.info("files have got further names: everything is read")
+        return is_misled
 
     def _refs_base(self) -> RefsBase | None:
         parent, header = self._job.order.parent, self._header
@@ -200,11 +227,16 @@ class CommitRounds:
             snapshot=snapshot_id(manifest),
             bytes_new=self._shipping.bytes_new,
             bytes_sent=self._uploads.bytes_sent,
+            hinted=self._hinted(),
         )
         self._note(SignedCommit(body.seq, manifest, outcome.encode()), refs)
         job.cancel.check()
         answer = self._uploads.commit(body.seq)
         return answer if isinstance(answer, Missing) else self._stands(answer, body.seq, outcome)
+
+    def _hinted(self) -> Hinted:
+        hints = self._source.hints
+        return UNHINTED if hints is None else Hinted(hints.watching.unread, hints.watching.missed())
 
     def _stands(self, answer: Committed, seq: int, outcome: Outcome) -> Outcome:
         if answer.snapshot != outcome.finished.snapshot:
@@ -215,6 +247,8 @@ class CommitRounds:
                 self._cache.apply()
                 if not self._cache.is_writable:
                     _log.warning("the tree cache cannot be kept: the next backup reads everything")
+            if self._source.hints is not None:
+                self._source.hints.watching.keep(answer.snapshot)
             return outcome
         # Committed before a restart, with a manifest that this process does not have.
         finished = msgspec.structs.replace(outcome.finished, snapshot=answer.snapshot)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from holdfast_agent.crypto.identity_keys import IdentityKey
 from holdfast_agent.crypto.keys import DomainKeys
@@ -12,6 +13,7 @@ from holdfast_agent.jobs.outcome import Outcome
 from holdfast_agent.ports import Cancel, ChunkSource, Progress
 from holdfast_agent.sources.clock import FileClock
 from holdfast_agent.sources.roots import OwnFiles, Roots
+from holdfast_agent.sources.watches import Watches
 from holdfast_agent.state.directory import StateDirectory
 from holdfast_agent.state.journal import JobJournal
 from holdfast_agent.state.memory import Memory, Remembered
@@ -25,6 +27,15 @@ from holdfast_contract.protocol.control import Counts, Finished, JobState
 from holdfast_contract.protocol.http import JobResult, path_fields
 
 _log = get_logger(__name__)
+
+
+class Hinted(NamedTuple):
+    """What change hints did in a backup."""
+
+    unread: int
+    """Directories whose names were not read."""
+    missed: int
+    """Entries about which they would have been wrong: found by an audit, and right here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +54,8 @@ class BackupTools:
     workers: int
     memory_max: int
     """Bytes of resident size that the process may reach."""
+    watches: Watches | None = None
+    """Change hints; None: every backup reads everything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +96,13 @@ class BackupJob:
             _log.warning("the state directory cannot remember the head", reason=exc.message)
 
     def outcome(
-        self, tally: Tally, *, snapshot: bytes | None, bytes_new: int, bytes_sent: int
+        self,
+        tally: Tally,
+        *,
+        snapshot: bytes | None,
+        bytes_new: int,
+        bytes_sent: int,
+        hinted: Hinted,
     ) -> Outcome:
         """Return the end of a job that did what it could."""
         rows = sorted(set(tally.rows))
@@ -100,8 +119,11 @@ class BackupJob:
             "files_unmodified": tally.files_unmodified,
             "bytes_new": bytes_new,
             "bytes_sent": bytes_sent,
+            "dirs_unread": hinted.unread,
             "seconds": round(self.tools.clock.monotonic() - self.started, 3),
         }
+        if hinted.missed:
+            summary["hints_missed"] = hinted.missed
         finished = Finished(
             job=self.order.job,
             state=JobState.COMPLETED_WITH_SKIPS if skipped else JobState.COMPLETED,
@@ -117,6 +139,9 @@ class BackupJob:
             skipped_count=skipped,
         )
         return Outcome(finished=finished, result=JobResult(skipped=[_shown(row) for row in rows]))
+
+
+UNHINTED: Final = Hinted(0, 0)
 
 
 def _shown(row: Row) -> dict[str, str]:

@@ -6,13 +6,24 @@ The engine knows no paths of the machine and the walk of `sources` no snapshots:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from os import DirEntry
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
 from holdfast_agent.crypto.keys import DomainKeys, link_group
-from holdfast_agent.engine.source import Attributes, DoubtKey, Place, Reader, Row, Unreadable
+from holdfast_agent.engine.source import (
+    AtRest,
+    Attributes,
+    DoubtKey,
+    Listing,
+    Place,
+    Reader,
+    Row,
+    Unreadable,
+)
+from holdfast_agent.jobs.backup_hints import AuditedListing, Hints, QuietListing
 from holdfast_agent.sorting import OpenSpool
 from holdfast_agent.sources.attributes import Attributes as VolumeAttributes
 from holdfast_agent.sources.attributes import OwnerNames, attributes_at, attributes_of
@@ -27,6 +38,7 @@ from holdfast_agent.sources.rules import Rules
 from holdfast_agent.sources.scan import look, pseudo_note, stat_of, stats_of
 from holdfast_agent.sources.secondlook import YOUNG_NS, SecondLook
 from holdfast_agent.tree.entry import Content, EntryType, Stat
+from holdfast_agent.tree.known import KnownPage
 
 _NOTES_MAX: Final = 1000
 _FILE: Final = int(EntryType.FILE)
@@ -169,9 +181,22 @@ class VolumePlace:
         """Return the device number of the current directory."""
         return self.descent.current.device
 
-    def listing(self) -> VolumeListing:
-        """Return the entries that are to be backed up."""
-        return VolumeListing(self._volume, self.descent, self._top, self.path())
+    def listing(self, parent: Iterator[KnownPage]) -> Listing:
+        """Return the entries that are to be backed up, those of a quiet directory unread."""
+        volume, here = self._volume, self.path()
+        hints, directory = volume.hints, self.descent.current
+        if hints is None or not volume.filesystems.tells_changes(directory.device):
+            return VolumeListing(volume, self.descent, self._top, here)
+        # Watched before a name is read: what changes from now on is told.
+        watch, is_quiet = hints.watching.look(directory, here)
+        if not is_quiet:
+            return VolumeListing(volume, self.descent, self._top, here, watch)
+        quiet = QuietListing(directory, here, parent, hints, watch)
+        if hints.watching.is_audit:
+            read = VolumeListing(volume, self.descent, self._top, here, watch)
+            return AuditedListing(read, quiet, partial(hints.watching.suspect, watch))
+        hints.watching.unread += 1
+        return quiet
 
     def look(self, name: bytes) -> Stat:
         """Return the stat part of one name as it is now."""
@@ -229,7 +254,13 @@ class VolumePlace:
 class VolumeListing:
     """The entries of one directory; fits engine.source.Listing."""
 
-    def __init__(self, volume: VolumeSource, descent: Descent, top: Top, here: bytes) -> None:
+    at_rest: AtRest | None = None
+
+    def __init__(
+        self, volume: VolumeSource, descent: Descent, top: Top, here: bytes, watch: int = -1
+    ) -> None:
+        """Read the names; what is not ordinary about them has `watch` forgotten."""
+        self._watch = watch
         self._volume = volume
         self._descent = descent
         self._here = here
@@ -239,6 +270,8 @@ class VolumeListing:
         leaves_out = self._is_excluded if top.rules else None
         self._names = Names(descent.current, volume.open_spool, leaves_out)
         self._findings += self._names.findings
+        if self._findings:
+            self._distrust()
         self.has = self._names.has
         self.close = self._names.close
 
@@ -251,12 +284,18 @@ class VolumeListing:
             for name in own:
                 self._volume.note(own_file_note(joined(self._here, name)))
             entries = [entry for entry in entries if entry.name not in own]
+        if own or self._findings:
+            self._distrust()
         return entries
 
     def rows(self) -> list[Row]:
         """Return, once each, what could not be looked at so far."""
         found, self._findings = self._findings, []
         return [_row(finding.within(self._here)) for finding in found]
+
+    def _distrust(self) -> None:
+        if self._volume.hints is not None:
+            self._volume.hints.watching.distrust(self._watch)
 
     def _is_excluded(self, name: bytes, item: DirEntry[str]) -> bool:
         try:
@@ -292,11 +331,13 @@ class VolumeSource:
         self.clock = clock
         self.open_spool = open_spool
         self.owners = OwnerNames()
+        self.hints: Hints | None = None
+        """Set where directories may be left unread."""
         self.notes: dict[bytes, Finding] = {}
         """What was left out on purpose, by path: no skips."""
         self._sleep = sleep
-        self._filesystems = Filesystems()
-        self._second = SecondLook(clock, self._filesystems)
+        self.filesystems = Filesystems()
+        self._second = SecondLook(clock, self.filesystems)
         self._doubts: dict[tuple[bytes, tuple[bytes, ...], bytes], DoubtKey] = {}
         self._doubt_tops: dict[DoubtKey, Top] = {}
         checked = sorted({roots.check(path) for path in paths})
@@ -308,6 +349,10 @@ class VolumeSource:
     def tops(self) -> Sequence[bytes]:
         """Return the backup's paths, sorted, none below another."""
         return tuple(self._tops)
+
+    def real_paths(self) -> tuple[bytes, ...]:
+        """Return what is opened for each of them."""
+        return tuple(joined(top.real_above, top.real_name) for top in self._tops.values())
 
     def open_top(self, path: bytes) -> VolumePlace:
         """Return the place from which `path` is read."""
@@ -364,7 +409,7 @@ class VolumeSource:
         descent = Descent.open(
             top.real_above,
             clock=self.clock,
-            filesystems=self._filesystems,
+            filesystems=self.filesystems,
             listing=top.path == b"/",
         )
         return VolumePlace(self, _readable(descent), top)

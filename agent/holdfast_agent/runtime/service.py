@@ -69,6 +69,7 @@ class Agent:
         self._query_threads = ThreadPoolExecutor(QUERIES_AT_ONCE, thread_name_prefix="query")
         self._tasks: set[asyncio.Task[None]] = set()
         self._kept = Kept()
+        self._polled: int | None = None
         self._channel = Channel(
             url=self.config.server,
             context=self.context,
@@ -88,6 +89,7 @@ class Agent:
             clock=self.clock,
             uniform=self.uniform,
         )
+        self._workshop.queue_opened = self._queue_opened
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, or until the server refuses this identity for good."""
@@ -105,6 +107,19 @@ class Agent:
             await self._channel.stop()
             await asyncio.gather(channel, progress, stopping, return_exceptions=True)
             self._kept.close()
+            if self._polled is not None:
+                self._loop.remove_reader(self._polled)
+            if self._workshop.watches is not None:
+                self._workshop.watches.close()
+
+    def _queue_opened(self, descriptor: int) -> None:
+        self._loop.call_soon_threadsafe(self._poll, descriptor)
+
+    def _poll(self, descriptor: int) -> None:
+        """Take in between backups what changes: the queue of the kernel must not overflow."""
+        assert self._workshop.watches is not None
+        self._polled = descriptor
+        self._loop.add_reader(descriptor, self._workshop.watches.drain)
 
     async def _end_work(self) -> None:
         """Interrupt what runs: jobs stay in the journal and go on at the next start."""

@@ -40,6 +40,7 @@ from holdfast_contract.protocol import control
 
 if TYPE_CHECKING:
     from holdfast_agent.restore.destination import RestoreScope
+    from holdfast_agent.sources.watches import Watches
 
 _ANSWER_PIECE_BYTES: Final = 64 * KIB
 
@@ -117,6 +118,10 @@ class Workshop:
         own = [config.state, config.key_file, config.enrol_token_file]
         self.identity = identity
         self.limits = Limits(clock)
+        self.watches: Watches | None = None
+        """Change hints, from the first backup on."""
+        self.queue_opened: Callable[[int], None] = lambda descriptor: None
+        """Told the descriptor on which the kernel tells of changes (`Watches.when_opened`)."""
         self._config = config
         self._state = state
         self._files = IdentityFiles(state)
@@ -130,6 +135,7 @@ class Workshop:
         self._restore_roots = Roots.configured(config.restore_roots)
         self._own = OwnFiles([os.fsencode(path) for path in own if path is not None])
         self._identity_lock = threading.Lock()
+        self._watches_lock = threading.Lock()
 
     # --- jobs
     def work(self, run: JobRun) -> Outcome:
@@ -204,6 +210,7 @@ class Workshop:
             clock=self._clock,
             workers=self._config.workers,
             memory_max=self._config.memory_max_bytes,
+            watches=self._hints(),
         )
 
         def uploads() -> SessionUploads:
@@ -225,6 +232,15 @@ class Workshop:
             cancel=bench.cancel,
             progress=bench.progress,
         )
+
+    def _hints(self) -> Watches | None:
+        from holdfast_agent.sources.watches import Watches
+
+        with self._watches_lock:
+            if self.watches is None and self._config.has_change_hints:
+                self.watches = Watches(self._clock)
+                self.watches.when_opened(self.queue_opened)
+            return self.watches
 
     def _current_identity(self, order: control.Backup, bench: Bench) -> enrol.Identity:
         """Return the identity whose record the domain's key confirms, renewed where it must be."""

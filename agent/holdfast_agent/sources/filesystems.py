@@ -1,4 +1,4 @@
-"""What kind of file system a descriptor lies on: decides how far timestamps can be trusted."""
+"""What kind of file system a descriptor lies on: how far its times and events can be trusted."""
 
 from __future__ import annotations
 
@@ -47,6 +47,18 @@ _LOCAL_TYPES = frozenset(
         0x3153464A,  # jfs
     }
 )
+_TELLING_TYPES = frozenset(
+    {
+        0xEF53,  # ext2, ext3, ext4
+        0x58465342,  # xfs
+        0x9123683E,  # btrfs
+        0x01021994,  # tmpfs
+        0x794C7630,  # overlayfs
+        0xF2F52010,  # f2fs
+    }
+)
+"""Every change goes through this machine's kernel, which tells it. Not ZFS: a rollback of a mounted
+file system changes files without an event. Not network and FUSE: others write there."""
 _PSEUDO_TYPES = frozenset(
     {
         0x9FA0,  # proc
@@ -110,6 +122,7 @@ class Filesystems:
 
     def __init__(self) -> None:
         self._kinds: dict[int, FilesystemKind] = {}
+        self._telling: set[int] = set()
 
     def kind(self, descriptor: int, device: int) -> FilesystemKind:
         """Return the kind under `descriptor`, whose st_dev is `device`; DISTANT when unknown."""
@@ -117,10 +130,18 @@ class Filesystems:
         if known is not None:
             return known
         try:
-            found = kind_of_type(filesystem_type(descriptor))
+            number = filesystem_type(descriptor)
         except OSError:
-            found = FilesystemKind.DISTANT
+            number = 0
+        found = kind_of_type(number)
         if len(self._kinds) >= _REMEMBERED_MAX:
             self._kinds.clear()
+            self._telling.clear()
         self._kinds[device] = found
+        if number in _TELLING_TYPES:
+            self._telling.add(device)
         return found
+
+    def tells_changes(self, device: int) -> bool:
+        """Return whether every change on `device` is told by inotify; it was asked for before."""
+        return device in self._telling

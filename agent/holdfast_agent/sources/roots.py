@@ -117,6 +117,11 @@ class OwnFiles:
         """Whether there is nothing to guard."""
         return not self._given
 
+    @property
+    def facts(self) -> frozenset[object]:
+        """What they are told by; equal where nothing about them has changed."""
+        return self._identities | self._paths
+
     def refresh(self) -> None:
         """Look at the files again: a Secret's files are replaced when it changes."""
         real = [os.path.realpath(path) for path in self._given]

@@ -231,8 +231,21 @@ class JobLife:
             state=ending.state.value,
             code=ending.error.code if ending.error else "",
         )
+        await self._tell_missed(record, ending)
         self._notices.tell(record.id)
         return True
+
+    async def _tell_missed(self, record: JobRecord, ending: Ending) -> None:
+        """Tell that changes in a pod were not seen by its agent's change hints until an audit."""
+        missed = ending.summary.get("hints_missed")
+        if record.kind == "backup" and isinstance(missed, int) and missed > 0:
+            await self._events.add(
+                "hints-missed",
+                "change hints had missed changes: backed up now, and the agent reads everything",
+                client=record.client,
+                job=record.id,
+                entries=missed,
+            )
 
     async def save_counts(self) -> None:
         """Bring progress that the catalog does not have yet into it."""

@@ -63,6 +63,28 @@ async def end(
     await agent.world.until(lambda: seen() > before)
 
 
+@pytest.mark.parametrize(
+    ("kind", "missed", "is_told"),
+    [("backup", 3, True), ("backup", 0, False), ("backup", "3", False), ("verify", 3, False)],
+)
+async def test_what_change_hints_had_missed_is_an_event(
+    world: ApiWorld, kind: str, missed: object, is_told: bool
+) -> None:
+    agent = await world.agent()
+    snapshot = await snapshot_of(world, agent)
+    if kind == "verify":
+        body = {"kind": "verify", "snapshot": snapshot.hex()}
+        [job] = [row["id"] for row in (await world.call("POST", "/v1/jobs", json=body))["jobs"]]
+        await agent.until(Verify)
+    else:
+        [job] = await world.backup("shop/db-0")
+        await agent.until(Backup)
+        snapshot = await snapshot_of(world, agent, job)
+    await end(agent, job, snapshot=snapshot, summary={"hints_missed": missed})
+    assert ("hints-missed" in await world.event_kinds(client="shop/db-0")) is is_told
+    assert (await world.job(job))["result"]["hints_missed"] == missed
+
+
 async def test_a_backup_from_its_request_to_its_summary(world: ApiWorld) -> None:
     agent = await world.agent()
     [job] = await world.backup(
