@@ -52,6 +52,10 @@ bench: venv ## side by side with other backup programs; BENCH_TOOLS: their runne
 bench-quick: venv ## has something become slower? ratios to the machine's own speed, two minutes
 	$(BIN)/python tests/bench/quick.py
 
+.PHONY: bench-micro
+bench-micro: venv ## what each step costs by itself, beside the machine's limit; under a minute
+	$(BIN)/python tests/bench/micro.py
+
 .PHONY: lock
 lock: venv ## write the lock files anew (UPGRADE=1 takes the newest versions)
 	requirements/lock $(if $(UPGRADE),--upgrade)

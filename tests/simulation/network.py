@@ -443,6 +443,9 @@ class SimStream:
             raise Unreachable("the server's answer ended early")
         return data
 
+    def read_exactly_into(self, buffer: memoryview) -> None:
+        buffer[:] = self.read_exactly(len(buffer))
+
     def finish(self) -> None:
         if self.read(1):
             raise InvalidInput("the server's answer is longer than it should be")

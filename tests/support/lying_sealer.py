@@ -6,7 +6,7 @@ import struct
 
 from holdfast_agent.crypto.keys import DomainKeys
 from holdfast_agent.crypto.sealing import Sealer
-from holdfast_contract.format.chunk import ChunkType, padme
+from holdfast_contract.format.chunk import SEALED_OVERHEAD, ChunkType, padme
 from holdfast_contract.ids import ChunkId
 
 
@@ -23,7 +23,7 @@ def seal_saying(
     inside = struct.pack("<II", plain_bytes, len(payload)) + payload
     room = bytearray(padme(len(inside)))
     room[: len(inside)] = inside
-    sealer = Sealer(keys)
-    return bytes(
-        sealer._encrypt(kind, int(is_zstd), ChunkId(of_chunk), memoryview(room), len(inside))
-    )
+    sealed = bytearray(SEALED_OVERHEAD + len(room))
+    of, flags = ChunkId(of_chunk), int(is_zstd)
+    Sealer(keys)._encrypt(kind, flags, of, memoryview(room), sealed, len(inside))
+    return bytes(sealed)

@@ -410,3 +410,54 @@ def test_before_it_was_started_a_repository_stores_nothing(served: Served, pod: 
     names = (session.packs[0], session.refs, session.manifest)
     found = every_call(pod, session.id, names)[:-1]
     assert {kind for kind, _ in found} == {JournalDiverged}
+
+
+def test_the_buffer_of_a_pack_serves_the_next_one_while_others_arrive(
+    served: Served, pod: Pod
+) -> None:
+    session = pod.open()
+    data = [pack_of(pod.domain, ids(2, f"{n}"), size=2000) for n in range(3)]
+    first, other = (
+        served.repository.begin_pack(pod.name, session.id, session.packs[n], len(data[n]))
+        for n in range(2)
+    )
+    buffer = first.room().obj
+    first.write(data[0])
+    first.commit()
+    third = served.repository.begin_pack(pod.name, session.id, session.packs[2], len(data[2]))
+    assert third.room().obj is buffer
+    third.write(data[2])
+    third.commit()
+    other.write(data[1])
+    other.commit()
+    for name, each in zip(session.packs, data, strict=False):
+        assert stored(pod, name) == each
+    assert served.repository._packs._spare == [], "nothing arrives any more"
+
+
+def test_a_buffer_that_is_still_being_stored_serves_no_other_pack(served: Served, pod: Pod) -> None:
+    session = pod.open()
+    data = pack_of(pod.domain, ids(2), size=2000)
+    repository = served.repository
+    other = repository.begin_pack(pod.name, session.id, session.packs[1], len(data))
+    upload = repository.begin_pack(pod.name, session.id, session.packs[0], len(data))
+    buffer = upload.room().obj
+
+    seen: list[str] = []
+
+    def give_up(verb: str, name: str) -> None:
+        if verb == "begin" and name.endswith(session.packs[0]):
+            seen.append(verb)
+            # As when the request is cancelled while a thread stores its pack.
+            upload.abort()
+            late = repository.begin_pack(pod.name, session.id, session.packs[2], len(data))
+            assert late.room().obj is not buffer
+            late.write(pack_of(pod.domain, ids(2, "late"), size=2000))
+            late.abort()
+
+    upload.write(data)
+    served.memory.before = give_up
+    upload.commit()
+    other.abort()
+    assert stored(pod, session.packs[0]) == data
+    assert seen == ["begin"]

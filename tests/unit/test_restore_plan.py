@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from holdfast_agent.crypto.sealing import Room
 from holdfast_agent.jobs.tracking import JobCancel, JobProgress
 from holdfast_agent.restore.destination import RestoreScope, check_scope
 from holdfast_agent.restore.pipeline import STEPS_MAX, Opened, Pipeline
@@ -115,7 +116,7 @@ class Reader:
         self.wait = threading.Event()
         self.wait.set()
 
-    def read(self, kind: ChunkType, ids: Sequence[bytes]) -> Opened:
+    def read(self, kind: ChunkType, ids: Sequence[bytes], *rooms: Room) -> Opened:
         self.threads.add(threading.get_ident())
         self.wait.wait(10)
         self.asked.append(list(ids))

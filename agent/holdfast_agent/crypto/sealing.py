@@ -6,13 +6,14 @@ import hmac
 import os
 import struct
 import threading
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
-import zstandard
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from holdfast_agent.crypto.keys import DomainKeys, chunk_id
+from holdfast_agent.crypto.zstd import Compressor, Decompressor, ZstdFailed
 from holdfast_contract.errors import (
     Damaged,
     HoldfastError,
@@ -50,6 +51,10 @@ PLAIN_BYTES_MAX: Final = {
 """Longest plaintext of each type."""
 
 
+Room = Callable[[int], bytearray | memoryview]
+"""Returns memory for so many bytes."""
+
+
 class SealedChunk(NamedTuple):
     """A chunk ready for a pack."""
 
@@ -66,8 +71,8 @@ class _Scratch(threading.local):
 
     def __init__(self) -> None:
         self._inside = bytearray()
-        self.compressors: dict[int, zstandard.ZstdCompressor] = {}
-        self.decompressor = zstandard.ZstdDecompressor()
+        self.compressors: dict[int, Compressor] = {}
+        self.decompressor = Decompressor()
 
     def inside(self, length: int) -> memoryview:
         """Return `length` bytes that this thread may overwrite until it asks again."""
@@ -75,12 +80,10 @@ class _Scratch(threading.local):
             self._inside = bytearray(max(length, min(2 * length, _INSIDE_BYTES_MAX)))
         return memoryview(self._inside)[:length]
 
-    def compressor(self, level: int) -> zstandard.ZstdCompressor:
+    def compressor(self, level: int) -> Compressor:
         """Return this thread's compressor of that level."""
         if level not in self.compressors:
-            self.compressors[level] = zstandard.ZstdCompressor(
-                level=level, write_content_size=True, write_checksum=False
-            )
+            self.compressors[level] = Compressor(level)
         return self.compressors[level]
 
 
@@ -89,24 +92,6 @@ def _derive(data_key: bytes, epoch: int, of_chunk: ChunkId, salt: bytes) -> tupl
     message = b"".join((_CONTEXT, struct.pack("<I", epoch), of_chunk, salt))
     both = hmac.digest(data_key, message, "sha512")
     return both[:32], both[32:]
-
-
-def _compress_into(
-    compressor: zstandard.ZstdCompressor, plaintext: Buffer, room: memoryview
-) -> int:
-    """Compress into `room`, which is as long as `plaintext`; return how much of it was filled.
-
-    Its whole length stands for more: then nothing is gained. The result needs no memory of its
-    own: a fresh megabyte for each chunk costs a twentieth of the sealing in page faults.
-    """
-    reader = compressor.stream_reader(plaintext, size=len(plaintext))
-    filled = 0
-    while filled < len(room):
-        got = reader.readinto(room[filled:])
-        if not got:
-            break
-        filled += got
-    return filled
 
 
 class Sealer:
@@ -131,8 +116,11 @@ class Sealer:
         of_chunk: ChunkId | None = None,
         *,
         level: int | None = None,
+        room: Room = bytearray,
     ) -> SealedChunk:
         """Return the sealed form of 1 byte to 4 MiB (tree: 1 MiB); `of_chunk` is its id if known.
+
+        It lies in what `room` returns when it is asked, once, for so many bytes.
 
         What zstd does not make smaller is stored raw. The salt comes from the system and not
         from a parameter: a repeated salt with another level would repeat key and nonce.
@@ -152,28 +140,35 @@ class Sealer:
         inside = self._scratch.inside(padme(INSIDE_HEAD_BYTES + plain_bytes))
         payload = inside[INSIDE_HEAD_BYTES : INSIDE_HEAD_BYTES + plain_bytes]
         compressor = self._scratch.compressor(self._level if level is None else level)
-        payload_bytes = _compress_into(compressor, plaintext, payload)
-        flags = FLAG_ZSTD if payload_bytes < plain_bytes else 0
-        if not flags:
+        # A frame as long as the plaintext gains nothing.
+        payload_bytes = compressor.compress_into(plaintext, payload[:-1])
+        flags = FLAG_ZSTD
+        if not payload_bytes:
+            flags, payload_bytes = 0, plain_bytes
             payload[:] = plaintext
         _INSIDE_HEAD.pack_into(inside, 0, plain_bytes, payload_bytes)
-        sealed = self._encrypt(kind, flags, of_chunk, inside, INSIDE_HEAD_BYTES + payload_bytes)
+        sealed = room(sealed_bytes_of(payload_bytes))
+        self._encrypt(kind, flags, of_chunk, inside, sealed, INSIDE_HEAD_BYTES + payload_bytes)
         return SealedChunk(of_chunk, sealed, storage_hash(sealed), self._epoch, kind, plain_bytes)
 
     def _encrypt(
-        self, kind: ChunkType, flags: int, of_chunk: ChunkId, inside: memoryview, end: int
-    ) -> bytearray:
-        """Pad what stands in `inside` up to `end`, and return it sealed."""
+        self,
+        kind: ChunkType,
+        flags: int,
+        of_chunk: ChunkId,
+        inside: memoryview,
+        sealed: bytearray | memoryview,
+        end: int,
+    ) -> None:
+        """Pad what stands in `inside` up to `end`, and seal it into `sealed`."""
         salt = os.urandom(_SALT_BYTES)
         key, com = _derive(self._data_key, self._epoch, of_chunk, salt)
         header = ChunkHeader(kind, flags, self._epoch, salt, com).encode()
-        sealed = bytearray(sealed_bytes_of(end - INSIDE_HEAD_BYTES))
         sealed[:HEADER_BYTES] = header
         inside = inside[: len(sealed) - SEALED_OVERHEAD]
         inside[end:] = bytes(len(inside) - end)
         bound = b"".join((header, self._keys.domain_id, of_chunk))
         AESGCM(key).encrypt_into(_NONCE, inside, bound, memoryview(sealed)[HEADER_BYTES:])
-        return sealed
 
 
 class Opener:
@@ -184,7 +179,16 @@ class Opener:
         self._scratch = _Scratch()
 
     def open(self, kind: ChunkType, of_chunk: ChunkId, sealed: Buffer) -> bytes:
+        """Return the plaintext of the chunk `of_chunk`, wholly verified; see `open_into`."""
+        return bytes(self.open_into(kind, of_chunk, sealed, bytearray))
+
+    def open_into(
+        self, kind: ChunkType, of_chunk: ChunkId, sealed: Buffer, room: Room
+    ) -> bytearray | memoryview:
         """Return the plaintext of the chunk `of_chunk`, wholly verified.
+
+        It lies in what `room` returns when it is asked, once, for so many bytes. Where this raises
+        nothing that stands there is the chunk's.
 
         Raises:
             Damaged: anything else than that chunk; `details["object"]` is the id in hex,
@@ -192,13 +196,15 @@ class Opener:
                 damage too: no flipped bit may look like another kind of trouble.
         """
         try:
-            return self._open(kind, of_chunk, sealed)
+            return self._open(kind, of_chunk, sealed, room)
         except Damaged:
             raise
         except HoldfastError as exc:
             raise _damaged(of_chunk, "layout", exc.message) from exc
 
-    def _open(self, kind: ChunkType, of_chunk: ChunkId, sealed: Buffer) -> bytes:
+    def _open(
+        self, kind: ChunkType, of_chunk: ChunkId, sealed: Buffer, room: Room
+    ) -> bytearray | memoryview:
         header = parse_chunk_header(sealed)
         if header.type != kind:
             raise _damaged(of_chunk, "type", f"type {header.type} instead of {int(kind)}")
@@ -213,7 +219,7 @@ class Opener:
             raise _damaged(of_chunk, "padding", "the padding is wrong")
         if not 1 <= plain_bytes <= PLAIN_BYTES_MAX[kind]:
             raise _damaged(of_chunk, "length", f"{plain_bytes} bytes of plaintext")
-        plaintext = self._unpack(header, of_chunk, inside[INSIDE_HEAD_BYTES:end], plain_bytes)
+        plaintext = self._unpack(header, of_chunk, inside[INSIDE_HEAD_BYTES:end], plain_bytes, room)
         if not hmac.compare_digest(chunk_id(self._keys, kind, plaintext), of_chunk):
             raise _damaged(of_chunk, "id", "the plaintext has another id")
         return plaintext
@@ -235,21 +241,24 @@ class Opener:
         return inside
 
     def _unpack(
-        self, header: ChunkHeader, of_chunk: ChunkId, payload: memoryview, plain_bytes: int
-    ) -> bytes:
+        self,
+        header: ChunkHeader,
+        of_chunk: ChunkId,
+        payload: memoryview,
+        plain_bytes: int,
+        room: Room,
+    ) -> bytearray | memoryview:
         if not header.flags & FLAG_ZSTD:
             if len(payload) != plain_bytes:
                 raise _damaged(of_chunk, "length", "raw payload of another length")
-            return bytes(payload)
+            plaintext = room(plain_bytes)
+            plaintext[:] = payload
+            return plaintext
+        plaintext = room(plain_bytes)
         try:
-            # zstandard allocates what a frame declares, so that is compared first.
-            if zstandard.frame_content_size(payload) != plain_bytes:
-                raise _damaged(of_chunk, "zstd", "the frame declares another length")
-            plaintext = self._scratch.decompressor.decompress(payload, allow_extra_data=False)
-        except zstandard.ZstdError as exc:
-            raise _damaged(of_chunk, "zstd", "not one sound zstd frame") from exc
-        if len(plaintext) != plain_bytes:
-            raise _damaged(of_chunk, "zstd", "the frame has another length than it declares")
+            self._scratch.decompressor.decompress_into(payload, memoryview(plaintext))
+        except ZstdFailed as exc:
+            raise _damaged(of_chunk, "zstd", str(exc)) from exc
         return plaintext
 
 

@@ -34,7 +34,7 @@ class MemoryPlan:
     """Sizes and numbers of the large buffers."""
 
     pack_bytes: int
-    """A pack is closed at this size."""
+    """A pack is planned to have this size; `packing.pack_room_bytes` is the memory of one."""
     slab_bytes: int
     """Length of a buffer into which large files are read."""
     slabs: int
@@ -50,8 +50,9 @@ class MemoryPlan:
 def plan_memory(memory_max: int, small_file_bytes_max: int) -> MemoryPlan:
     """Divide `memory_max` bytes of resident size.
 
-    Worst case of the sum: packs 3/8, slabs 2/8, bundles 1/6 of what is free; sealing holds at most
-    four copies of a chunk in each of two workers (32 MiB with chunks of 4 MiB, 8 MiB usually).
+    Worst case of the sum: packs 3/8 and 3 MiB, slabs 2/8, bundles 1/6 of what is free (1/8 where
+    that is little); sealing holds one copy of a chunk in each of two workers, beside its place in a
+    pack (8 MiB with chunks of 4 MiB, 2 MiB usually).
     """
     free = max(memory_max - PROCESS_BYTES, FREE_BYTES_MIN)
     pack_bytes = min(max(free // 8, MIB), PACK_BYTES_TARGET)

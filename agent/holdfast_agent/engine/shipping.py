@@ -18,17 +18,17 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from holdfast_agent.crypto.keys import chunk_id
-from holdfast_agent.crypto.sealing import Opener, Sealer
+from holdfast_agent.crypto.sealing import Opener, SealedChunk, Sealer
 from holdfast_agent.engine.context import BackupContext
 from holdfast_agent.engine.drafts import ChunkDraft
 from holdfast_agent.engine.memory import PACKS_IN_FLIGHT
+from holdfast_agent.engine.packing import Pack, Place, pack_room_bytes
 from holdfast_agent.ports import Uploads
 from holdfast_contract.errors import Damaged, InternalError
 from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.format.layout import Buffer
-from holdfast_contract.format.pack import PackWriter
 from holdfast_contract.ids import ChunkId
-from holdfast_contract.limits import HAVE_IDS_MAX, MIB, PACK_CHUNKS_MAX
+from holdfast_contract.limits import HAVE_IDS_MAX, MIB
 
 _UPLOADERS: Final = 2
 _POLL_SECONDS: Final = 0.1
@@ -64,14 +64,26 @@ class Shipping:
         self._progress = context.progress
         self._sealer = Sealer(context.keys)
         self._opener = Opener(context.keys)
-        self._changed = threading.Condition()
+        # One lock, and a condition for each who waits: who is woken for nothing costs 30 us.
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        """The walk's thread waits here."""
+        self._has_work = threading.Condition(lock)
+        self._has_question = threading.Condition(lock)
+        self._has_pack = threading.Condition(lock)
+        self._has_room = threading.Condition(lock)
+        """Room for another pack."""
         self._to_identify: deque[Sequence[Piece]] = deque()
         self._to_ask: list[Piece] = []
+        self._to_ask_bytes = 0
         self._to_seal: deque[Sequence[Piece]] = deque()
-        self._to_upload: deque[PackWriter] = deque()
+        self._to_upload: deque[Pack] = deque()
         self._batch: list[Piece] = []
-        self._pack: PackWriter | None = None
+        self._pack: Pack | None = None
         self._packs = 0
+        self._room_bytes = pack_room_bytes(context.plan.pack_bytes)
+        self._rooms: list[bytearray] = []
+        """Memory of packs that are sent."""
         self._busy = 0
         """Pieces that a thread has in its hands, or that wait for one."""
         self._identifying = 0
@@ -120,7 +132,7 @@ class Shipping:
         self._hand_over()
         with self._changed:
             self._hurry = True
-            self._changed.notify_all()
+            self._wake_asker()
 
     def wait_for(self, is_known: Callable[[], bool]) -> None:
         """Return once `is_known()`: ids of what was submitted are being made."""
@@ -140,13 +152,10 @@ class Shipping:
         with self._changed:
             while self._busy:
                 self._hurry = True
-                self._changed.notify_all()
+                self._wake_asker()
                 self._changed.wait(_POLL_SECONDS)
                 self.check()
-            if self._pack is not None:
-                self._to_upload.append(self._pack)
-                self._pack = None
-                self._changed.notify_all()
+            self._close_pack()
             while self._packs:
                 self._changed.wait(_POLL_SECONDS)
                 self.check()
@@ -155,11 +164,15 @@ class Shipping:
     def close(self) -> None:
         """Stop the threads; what is not durable yet is given up."""
         with self._changed:
-            self._is_over = True
-            self._changed.notify_all()
+            self._end()
         for thread in self._threads:
             # A thread inside a request ends with it; the process need not wait for that.
             thread.join(timeout=_END_SECONDS)
+        with self._changed:
+            # Whatever still refers to this: the memory goes now.
+            self._pack = None
+            self._to_upload.clear()
+            self._rooms.clear()
 
     def _hand_over(self) -> None:
         if self._batch:
@@ -167,7 +180,7 @@ class Shipping:
                 self._busy += len(self._batch)
                 self._to_identify.append(self._batch)
                 self._batch = []
-                self._changed.notify_all()
+                self._has_work.notify()
 
     # --- threads ---
     def _guarded(self, loop: Callable[[], None]) -> None:
@@ -176,14 +189,24 @@ class Shipping:
         except BaseException as exc:  # noqa: BLE001 - crosses to the walk's thread, raised there
             with self._changed:
                 self._failure = self._failure or exc
-                self._is_over = True
-                self._changed.notify_all()
+                self._end()
+
+    def _end(self) -> None:
+        self._is_over = True
+        for condition in (
+            self._changed,
+            self._has_work,
+            self._has_question,
+            self._has_pack,
+            self._has_room,
+        ):
+            condition.notify_all()
 
     def _work(self) -> None:
         while True:
             with self._changed:
                 while not (self._is_over or self._to_seal or self._to_identify):
-                    self._changed.wait()
+                    self._has_work.wait()
                 if self._is_over:
                     return
                 # Sealing first: it makes room.
@@ -196,7 +219,7 @@ class Shipping:
                 self._identify(pieces)
             with self._changed:
                 self._identifying -= not sealing
-                self._changed.notify_all()
+                self._wake_asker()
 
     def _identify(self, pieces: Sequence[Piece]) -> None:
         for piece in pieces:
@@ -208,6 +231,8 @@ class Shipping:
                     continue
                 self._in_flight.add(found)
                 self._to_ask.append(piece)
+                self._to_ask_bytes += len(piece.data)
+                self._wake_asker()
                 self._changed.notify_all()
 
     def _done(self, piece: Piece) -> None:
@@ -219,10 +244,11 @@ class Shipping:
         while True:
             with self._changed:
                 while not (self._is_over or self._is_time_to_ask()):
-                    self._changed.wait()
+                    self._has_question.wait()
                 if self._is_over:
                     return
                 pieces, self._to_ask = self._to_ask, []
+                self._to_ask_bytes = 0
             answers = self._uploads.have([piece.draft.id for piece in pieces], self._epoch_min)
             self._progress.add(moved=1)
             with self._changed:
@@ -233,9 +259,12 @@ class Shipping:
             return False
         # Even in a hurry not before the workers run dry: fewer and longer questions.
         is_dry = not (self._to_identify or self._identifying) and len(self._to_seal) <= 1
-        waiting = sum(len(piece.data) for piece in self._to_ask)
-        is_much = waiting >= self._plan.ask_bytes or len(self._to_ask) >= HAVE_IDS_MAX
+        is_much = self._to_ask_bytes >= self._plan.ask_bytes or len(self._to_ask) >= HAVE_IDS_MAX
         return is_much or (self._hurry and is_dry)
+
+    def _wake_asker(self) -> None:
+        if self._is_time_to_ask():
+            self._has_question.notify()
 
     def _sort(self, pieces: Sequence[Piece], answers: Sequence[bool]) -> None:
         work: list[Piece] = []
@@ -252,17 +281,27 @@ class Shipping:
                 work, size = [], 0
         if work:
             self._to_seal.append(work)
-        self._changed.notify_all()
+        self._has_work.notify_all()
+        self._wake_asker()
 
     def _seal(self, pieces: Sequence[Piece]) -> None:
         for piece in pieces:
             of_chunk = ChunkId(piece.draft.id)
-            sealed = self._sealer.seal(piece.kind, piece.data, of_chunk)
+            place: Place | None = None
+
+            def room(size: int, of_chunk: ChunkId = of_chunk) -> memoryview:
+                nonlocal place
+                place = self._place(of_chunk, size)
+                # Where all is over nobody needs it: it is sealed into memory of its own.
+                return memoryview(bytearray(size)) if place is None else place.view
+
+            sealed = self._sealer.seal(piece.kind, piece.data, of_chunk, room=room)
             if self._is_sample():
                 self._prove(piece.kind, of_chunk, sealed.sealed)
             size = len(piece.data)
             with self._changed:
-                self._add_to_pack(of_chunk, sealed.sealed, sealed.storage_hash)
+                if place is not None:
+                    self._settle(place, sealed)
                 if piece.kind is ChunkType.CONTENT:
                     self.bytes_new += size
                 self._done(piece)
@@ -270,7 +309,7 @@ class Shipping:
     def _prove(self, kind: ChunkType, of_chunk: ChunkId, sealed: Buffer) -> None:
         try:
             # Opening makes the id anew from what comes out: equal ids are equal plaintexts.
-            self._opener.open(kind, of_chunk, sealed)
+            self._opener.open_into(kind, of_chunk, sealed, bytearray)
         except Damaged as exc:
             raise InternalError(
                 "a sealed chunk does not open to what was sealed",
@@ -282,36 +321,53 @@ class Shipping:
             self._sealed += 1
             return self._sealed % _SAMPLE == 1
 
-    def _add_to_pack(self, of_chunk: ChunkId, sealed: Buffer, digest: bytes) -> None:
-        while self._pack is None and self._packs >= PACKS_IN_FLIGHT and not self._is_over:
-            self._changed.wait()
-        if self._is_over:
-            return
-        if self._pack is None:
-            self._pack = PackWriter(self._keys.domain_id)
-            self._packs += 1
-        self._pack.add(of_chunk, sealed, digest)
-        if self._pack.bytes_used >= self._plan.pack_bytes or len(self._pack) == PACK_CHUNKS_MAX:
-            self._to_upload.append(self._pack)
-            self._pack = None
-            self._changed.notify_all()
+    def _place(self, of_chunk: ChunkId, size: int) -> Place | None:
+        """Return where a chunk is to be sealed, in the pack of the moment or a new one."""
+        with self._changed:
+            while not self._is_over:
+                if self._pack is None and self._packs < PACKS_IN_FLIGHT:
+                    room = self._rooms.pop() if self._rooms else bytearray(self._room_bytes)
+                    self._pack = Pack(self._keys.domain_id, room)
+                    self._packs += 1
+                if self._pack is None:
+                    self._has_room.wait()
+                elif (place := self._pack.take(of_chunk, size)) is not None:
+                    return place
+                else:
+                    self._close_pack()
+        return None
+
+    def _close_pack(self) -> None:
+        """Put no more into the pack of the moment; it is sent when all its places are filled."""
+        pack, self._pack = self._pack, None
+        if pack is not None:
+            pack.is_closed = True
+            self._send_if_settled(pack)
+
+    def _settle(self, place: Place, sealed: SealedChunk) -> None:
+        pack = place.pack
+        pack.settle(place, sealed.storage_hash, epoch=sealed.epoch, kind=sealed.type)
+        self._send_if_settled(pack)
+
+    def _send_if_settled(self, pack: Pack) -> None:
+        if pack.is_closed and pack.is_settled:
+            self._to_upload.append(pack)
+            self._has_pack.notify()
 
     def _upload(self) -> None:
         while True:
             with self._changed:
                 while not (self._is_over or self._to_upload):
-                    self._changed.wait()
+                    self._has_pack.wait()
                 if self._is_over:
                     return
                 pack = self._to_upload.popleft()
-            ids = [entry.chunk_id for entry in pack.entries]
-            length = pack.bytes_used
-            buffers = [memoryview(part) for part in pack.finish()]
-            del pack
-            self._uploads.put_pack(buffers, length)
-            del buffers
+            whole = pack.finish()
+            self._uploads.put_pack([whole], len(whole))
             self._progress.add(moved=1)
             with self._changed:
-                self._in_flight.difference_update(ids)
+                self._in_flight.difference_update(pack.ids)
                 self._packs -= 1
+                self._rooms.append(pack.room)
+                self._has_room.notify_all()
                 self._changed.notify_all()

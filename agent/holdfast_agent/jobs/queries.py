@@ -246,7 +246,7 @@ def _pieces(extents: list[Extent], reader: ChunkReader, cancel: Cancel) -> Itera
         plain = opened[extent.chunk]
         if isinstance(plain, Damaged):
             raise plain
-        part = plain[extent.offset : extent.offset + extent.length]
+        part = bytes(memoryview(plain)[extent.offset : extent.offset + extent.length])
         if len(part) != extent.length:
             chunk = extent.chunk.hex()
             raise Damaged(f"chunk {chunk[:16]} is shorter than named", object=chunk, chunk=chunk)

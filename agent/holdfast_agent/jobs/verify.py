@@ -20,6 +20,7 @@ from holdfast_agent.tree.entry import HOLE_CHUNK, EntryFlag, EntryType, Extent
 from holdfast_contract.clock import Clock
 from holdfast_contract.errors import Damaged
 from holdfast_contract.format.chunk import ChunkType
+from holdfast_contract.format.layout import Buffer
 from holdfast_contract.format.refs import refs_set_of
 from holdfast_contract.limits import MIB
 from holdfast_contract.protocol import control
@@ -38,7 +39,7 @@ class _Job:
     cancel: Cancel
     progress: Progress
     bytes_max: int
-    last: dict[bytes, bytes | Damaged] = field(default_factory=dict)
+    last: dict[bytes, Buffer | Damaged] = field(default_factory=dict)
     """Chunks of the last batch: neighbours share bundles."""
     chunks: int = 0
 
@@ -142,7 +143,7 @@ def _batches(job: _Job, found: Found) -> Iterator[list[Extent]]:
     yield batch
 
 
-def _opened(job: _Job, batch: list[Extent]) -> dict[bytes, bytes | Damaged]:
+def _opened(job: _Job, batch: list[Extent]) -> dict[bytes, Buffer | Damaged]:
     job.cancel.check()
     wanted = {extent.chunk for extent in batch} - {HOLE_CHUNK}
     kept = {chunk: job.last[chunk] for chunk in wanted & job.last.keys()}
@@ -154,7 +155,7 @@ def _opened(job: _Job, batch: list[Extent]) -> dict[bytes, bytes | Damaged]:
     return job.last
 
 
-def _part(opened: bytes | Damaged, extent: Extent) -> memoryview:
+def _part(opened: Buffer | Damaged, extent: Extent) -> memoryview:
     if isinstance(opened, Damaged):
         raise opened
     part = memoryview(opened)[extent.offset : extent.offset + extent.length]

@@ -37,6 +37,7 @@ from holdfast_agent.sources.findings import Reason
 from holdfast_agent.tree.entry import HOLE_CHUNK, EntryType, Extent
 from holdfast_contract.errors import Damaged
 from holdfast_contract.format.chunk import ChunkType
+from holdfast_contract.format.layout import Buffer
 
 _OWN_MODE = 0o700
 """Of a new directory until its own metadata is applied."""
@@ -366,7 +367,7 @@ def _cleared(work: FileWork, deletion: Deletion) -> bool:
     return deletion.remove(work.portion.hidden, level.target, level.place, work.name, path)
 
 
-def _part_of(opened: bytes | Damaged, extent: Extent) -> memoryview:
+def _part_of(opened: Buffer | Damaged, extent: Extent) -> memoryview:
     if isinstance(opened, Damaged):
         raise opened
     data = memoryview(opened)[extent.offset : extent.offset + extent.length]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -10,13 +10,15 @@ from typing import Final, Self
 
 from holdfast_agent.ports import Cancel
 from holdfast_agent.restore.steps import Piece, Step, Whole
+from holdfast_agent.snapshots.arena import Arena
 from holdfast_agent.snapshots.chunks import ChunkReader
 from holdfast_agent.tree.entry import Extent
 from holdfast_contract.errors import Damaged
 from holdfast_contract.format.chunk import ChunkType
+from holdfast_contract.format.layout import Buffer
 from holdfast_contract.limits import MIB
 
-Opened = dict[bytes, bytes | Damaged]
+Opened = dict[bytes, Buffer | Damaged]
 Execute = Callable[[Step, Opened], None]
 
 STEPS_MAX: Final = 512
@@ -81,6 +83,10 @@ class Pipeline:
         self._bytes_max = bytes_max
         self._filling = _Batch()
         self._waiting: _Batch | None = None
+        # While one batch is written the next is opened, and nothing else lives as long.
+        self._rooms = (Arena(2 * bytes_max), Arena(2 * bytes_max))
+        self._sealed = Arena(2 * bytes_max)
+        self._turns = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fetch")
 
     def put(self, step: Step) -> None:
@@ -106,10 +112,16 @@ class Pipeline:
             batch.shared = batch.chunks.keys() & before.chunks.keys()
         ids = [chunk for chunk in batch.chunks if chunk not in batch.shared]
         if ids:
-            batch.fetch = self._thread.submit(self._reader.read, ChunkType.CONTENT, ids)
+            batch.fetch = self._thread.submit(self._read, ids, self._rooms[self._turns % 2])
+            self._turns += 1
         self._waiting, self._filling = batch, _Batch()
         if before is not None:
             self._run(before, batch)
+
+    def _read(self, ids: Sequence[bytes], room: Arena) -> Opened:
+        room.clear()
+        self._sealed.clear()
+        return self._reader.read(ChunkType.CONTENT, ids, room.take, self._sealed.take)
 
     def _run(self, batch: _Batch, following: _Batch) -> None:
         opened = batch.carried
@@ -118,7 +130,7 @@ class Pipeline:
         for step in batch.steps:
             self._cancel.check()
             self._execute(step, opened)
-        following.carried = {chunk: opened[chunk] for chunk in following.shared}
+        following.carried = {chunk: _lasting(opened[chunk]) for chunk in following.shared}
 
     def _fetched(self, fetch: Future[Opened]) -> Opened:
         while True:
@@ -137,3 +149,8 @@ class Pipeline:
         trace: TracebackType | None,
     ) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+def _lasting(opened: Buffer | Damaged) -> Buffer | Damaged:
+    """Return what a further batch may use: the memory of this one is used again."""
+    return bytes(opened) if isinstance(opened, memoryview) else opened

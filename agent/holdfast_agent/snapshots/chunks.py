@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
 from holdfast_agent.crypto.keys import DomainKeys
-from holdfast_agent.crypto.sealing import Opener
+from holdfast_agent.crypto.sealing import Opener, Room
 from holdfast_agent.ports import ChunkSource, ChunkStatus, FetchedChunk
 from holdfast_agent.tree.entry import HOLE_CHUNK, Extent
 from holdfast_contract.errors import Damaged
 from holdfast_contract.format.chunk import ChunkType
+from holdfast_contract.format.layout import Buffer
 from holdfast_contract.ids import ChunkId
 
 _COPIES_TRIED_MAX = 4
@@ -37,18 +38,21 @@ class ChunkReader:
         """End the worker threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def read(self, kind: ChunkType, ids: Sequence[bytes]) -> dict[bytes, bytes | Damaged]:
+    def read(
+        self, kind: ChunkType, ids: Sequence[bytes], room: Room = bytearray, kept: Room = bytearray
+    ) -> dict[bytes, Buffer | Damaged]:
         """Return every distinct chunk of `ids`, opened, or what is wrong with it.
 
-        Holds all of them at once: the caller bounds the number.
+        Holds all of them at once, sealed and opened: the caller bounds the number. They lie in
+        what `room` returns, and until this returns sealed in what `kept` returns; both may have
+        been used before.
         """
         wanted = list(dict.fromkeys(ids))
-        # The fetched bytes are only valid until the next chunk is asked for.
         waiting = [
-            (chunk, self._pool.submit(self._opened, kind, chunk))
-            for chunk in map(_kept, self._source.fetch(wanted))
+            (chunk.id, self._pool.submit(self._opened, kind, _kept(chunk, kept), room))
+            for chunk in self._source.fetch(wanted)
         ]
-        return {chunk.id: future.result() for chunk, future in waiting}
+        return {chunk_id: future.result() for chunk_id, future in waiting}
 
     def read_one(self, kind: ChunkType, chunk_id: bytes) -> bytes:
         """Return the plaintext of one chunk.
@@ -56,12 +60,13 @@ class ChunkReader:
         Raises:
             Damaged: no copy of it opens, or the server does not give it for this grant.
         """
-        if kind is ChunkType.TREE and (found := self._tree.get(chunk_id)) is not None:
-            return found
+        if kind is ChunkType.TREE and (known := self._tree.get(chunk_id)) is not None:
+            return known
         (fetched,) = self._source.fetch([chunk_id])
-        opened = self._opened(kind, fetched)
-        if isinstance(opened, Damaged):
-            raise opened
+        found = self._opened(kind, fetched, bytearray)
+        if isinstance(found, Damaged):
+            raise found
+        opened = bytes(found)
         if kind is ChunkType.TREE:
             self._tree.put(chunk_id, opened)
         return opened
@@ -80,13 +85,13 @@ class ChunkReader:
             raise broken_tree("an extent outside its chunk", extent)
         return part
 
-    def _opened(self, kind: ChunkType, fetched: FetchedChunk) -> bytes | Damaged:
+    def _opened(self, kind: ChunkType, fetched: FetchedChunk, room: Room) -> Buffer | Damaged:
         last: Damaged | None = None
         for _ in range(_COPIES_TRIED_MAX):
             if fetched.status is not ChunkStatus.HERE:
                 return last or _absent(fetched)
             try:
-                return self._opener.open(kind, ChunkId(fetched.id), fetched.sealed)
+                return self._opener.open_into(kind, ChunkId(fetched.id), fetched.sealed, room)
             except Damaged as damage:
                 last = _named(damage, fetched)
             self._source.report(
@@ -106,12 +111,13 @@ def broken_tree(what: str, extent: Extent) -> Damaged:
     return Damaged(f"tree chunk {chunk[:16]}: {what}", object=chunk, chunk=chunk, reason="tree")
 
 
-def _kept(fetched: FetchedChunk) -> FetchedChunk:
-    if isinstance(fetched.sealed, bytes):
-        return fetched
-    return FetchedChunk(
-        fetched.id, fetched.status, fetched.object, fetched.offset, bytes(fetched.sealed)
-    )
+def _kept(fetched: FetchedChunk, room: Room) -> FetchedChunk:
+    """Return what lasts: the fetched bytes are only valid until the next chunk is asked for."""
+    sealed = fetched.sealed
+    if isinstance(sealed, memoryview):
+        sealed = memoryview(room(len(fetched.sealed)))
+        sealed[:] = fetched.sealed
+    return FetchedChunk(fetched.id, fetched.status, fetched.object, fetched.offset, sealed)
 
 
 def _named(damage: Damaged, fetched: FetchedChunk) -> Damaged:

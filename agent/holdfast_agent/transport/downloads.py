@@ -19,6 +19,19 @@ _OBJECT_NAME_BYTES_MAX = 512
 _STATUSES = frozenset(ChunkStatus)
 
 
+class _Buffer:
+    """Where the chunks of one fetch arrive, one after the other."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def view(self, length: int) -> memoryview:
+        """Return `length` bytes to be overwritten."""
+        if len(self._bytes) < length:
+            self._bytes = bytearray(max(length, limits.MIB))
+        return memoryview(self._bytes)[:length]
+
+
 @dataclass(frozen=True)
 class Routes:
     """Where this grant's things are: agents and people have routes of their own."""
@@ -77,26 +90,27 @@ class HttpChunks:
         for start in range(0, len(ids), limits.FETCH_IDS_MAX):
             waiting = deque(ids[start : start + limits.FETCH_IDS_MAX])
             attempts = self._repeating.begin()
+            buffer = _Buffer()
             while waiting:
                 before = len(waiting)
                 try:
-                    yield from self._stream(waiting)
+                    yield from self._stream(waiting, buffer)
                 except HoldfastError as error:
                     if len(waiting) < before:
                         attempts = self._repeating.begin()
                     attempts.failed(error)
 
-    def _stream(self, waiting: deque[bytes]) -> Iterator[FetchedChunk]:
+    def _stream(self, waiting: deque[bytes], buffer: _Buffer) -> Iterator[FetchedChunk]:
         body = Body.of(b"".join(waiting))
         with self._client.stream("POST", self._routes.chunks, body=body) as stream:
             while waiting:
-                chunk = self._read_one(stream, waiting[0])
+                chunk = self._read_one(stream, waiting[0], buffer)
                 waiting.popleft()
                 if not waiting:
                     stream.finish()
                 yield chunk
 
-    def _read_one(self, stream: Stream, chunk_id: bytes) -> FetchedChunk:
+    def _read_one(self, stream: Stream, chunk_id: bytes, buffer: _Buffer) -> FetchedChunk:
         head = stream.read_exactly(_HEAD_BYTES)
         name_length = int.from_bytes(head[33:35], "little")
         offset = int.from_bytes(head[35:39], "little")
@@ -107,7 +121,8 @@ class HttpChunks:
             raise InvalidInput("the server sent a chunk beyond the limits")
         name = stream.read_exactly(name_length).decode("ascii", "replace")
         self._limit.take(length, self._cancel)
-        sealed = stream.read_exactly(length)
+        sealed = buffer.view(length)
+        stream.read_exactly_into(sealed)
         return FetchedChunk(chunk_id, ChunkStatus(head[32]), name, offset, sealed)
 
     def report(self, chunk: bytes, object: str, offset: int, reason: str) -> None:  # noqa: A002

@@ -96,6 +96,20 @@ class Stream:
             raise Unreachable("the server's answer ended early")
         return data
 
+    def read_exactly_into(self, buffer: memoryview) -> None:
+        """Fill `buffer`.
+
+        Raises:
+            Unreachable: the answer ends before.
+        """
+        filled = 0
+        with _translated():
+            while filled < len(buffer):
+                got = self._response.readinto(buffer[filled:])
+                if not got:
+                    raise Unreachable("the server's answer ended early")
+                filled += got
+
     def finish(self) -> None:
         """Read the end of the answer, so that the connection is kept.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from blake3 import blake3
@@ -56,7 +56,7 @@ class PackWriter:
     """
 
     def __init__(self, domain_id: DomainId) -> None:
-        self._header = _HEADER.pack(b"HFPK", VERSION, bytes(3), domain_id)
+        self._header = encode_pack_header(domain_id)
         self._parts: list[Buffer] = [self._header]
         self._size = HEADER_BYTES
         self._entries: dict[ChunkId, PackEntry] = {}
@@ -77,7 +77,7 @@ class PackWriter:
     @property
     def bytes_used(self) -> int:
         """Length of the pack if it were finished now."""
-        return self._size + _FOOTER.size + ENTRY_BYTES * len(self._entries) + TRAILER_BYTES
+        return self._size + footer_bytes_of(len(self._entries))
 
     def fits(self, sealed_bytes: int) -> bool:
         """Tell whether a sealed chunk of that length may still be added."""
@@ -95,7 +95,6 @@ class PackWriter:
             raise TooLarge("pack: full")
         require(chunk_id not in self._entries, "pack: a chunk stands twice")
         header = parse_chunk_header(sealed)
-        frame = _FRAME.pack(FRAME_MAGIC, len(sealed), chunk_id)
         entry = PackEntry(
             chunk_id,
             digest or storage_hash(sealed),
@@ -104,7 +103,7 @@ class PackWriter:
             header.epoch,
             header.type,
         )
-        self._parts += (frame + _frame_check(frame), sealed)
+        self._parts += (encode_frame(chunk_id, len(sealed)), sealed)
         self._size += FRAME_BYTES + len(sealed)
         self._entries[chunk_id] = entry
         return entry
@@ -116,11 +115,31 @@ class PackWriter:
             InvalidInput: nothing was added.
         """
         require(bool(self._entries), "pack: no chunks")
-        rows = [_ENTRY.pack(*entry, bytes(3)) for entry in self._entries.values()]
-        footer = b"".join((_FOOTER.pack(b"HFFT", len(rows)), *rows))
-        digest = blake3(self._header).update(footer).digest()
-        trailer = _TRAILER.pack(digest, len(footer), b"HFPE")
-        return [*self._parts, footer, trailer]
+        return [*self._parts, encode_pack_footer(self._header, list(self._entries.values()))]
+
+
+def encode_pack_header(domain_id: DomainId) -> bytes:
+    """Return the first HEADER_BYTES of a pack."""
+    return _HEADER.pack(b"HFPK", VERSION, bytes(3), domain_id)
+
+
+def encode_frame(chunk_id: ChunkId, sealed_bytes: int) -> bytes:
+    """Return the FRAME_BYTES that stand before a sealed chunk."""
+    frame = _FRAME.pack(FRAME_MAGIC, sealed_bytes, chunk_id)
+    return frame + _frame_check(frame)
+
+
+def footer_bytes_of(chunks: int) -> int:
+    """Return the length of footer and trailer of a pack of so many chunks."""
+    return _FOOTER.size + ENTRY_BYTES * chunks + TRAILER_BYTES
+
+
+def encode_pack_footer(header: Buffer, entries: Sequence[PackEntry]) -> bytes:
+    """Return footer and trailer of a pack whose chunks lie as `entries` say, in that order."""
+    rows = [_ENTRY.pack(*entry, bytes(3)) for entry in entries]
+    footer = b"".join((_FOOTER.pack(b"HFFT", len(rows)), *rows))
+    digest = blake3(header).update(footer).digest()
+    return footer + _TRAILER.pack(digest, len(footer), b"HFPE")
 
 
 def _frame_check(frame: Buffer) -> bytes:

@@ -18,6 +18,7 @@ from holdfast_contract.protocol.http import (
 )
 from holdfast_server.api.bodies import declared_length, pieces
 from holdfast_server.api.calls import Call
+from holdfast_server.api.filling import fill
 from holdfast_server.stores.failures import translated
 
 HASH_BYTES = 32
@@ -69,9 +70,7 @@ async def put_pack(call: Call) -> None:
     )
     is_over = False
     try:
-        async for piece in pieces(call.request, length, call.services.metrics.received):
-            # A copy within memory: a thread's turn would cost more.
-            upload.write(piece)
+        await fill(call.request, upload, length, call.services.metrics.received)
         await call.run(upload.commit)
         is_over = True
     finally:

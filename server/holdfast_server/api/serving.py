@@ -33,9 +33,9 @@ HEAD_LINE_BYTES_MAX = 16 * 1024
 HEAD_FIELD_BYTES_MAX = 32 * 1024
 """Longest header: `Holdfast-Error` tells a failure in one."""
 READ_BYTES = 256 * 1024
-TLS_READ_BYTES = 64 * 1024
-"""What a TLS connection receives at once: asyncio keeps a buffer of so much for each, 256 KiB
-unless told. Per GB received that costs 1.2 s of CPU, as 256 KiB do; 16 KiB cost 1.7 s."""
+TLS_HANDSHAKE_BYTES = 16 * 1024
+"""asyncio keeps a buffer of so much for each TLS connection, 256 KiB unless told: from the end of
+the handshake on, connections share one."""
 
 
 class Serving:
@@ -57,7 +57,7 @@ class Serving:
         """
         await self._runner.setup()
         # There is no other way to say it than for the whole process.
-        SSLProtocol.max_size = TLS_READ_BYTES
+        SSLProtocol.max_size = TLS_HANDSHAKE_BYTES
         loop = asyncio.get_running_loop()
         handshake = None if tls is None else HANDSHAKE_SECONDS
         try:

@@ -21,7 +21,9 @@ TLS_BUFFER_BYTES = 16 * limits.KIB
 _of_thread = threading.local()
 
 
-def share_tls_buffer(transport: asyncio.BaseTransport | None) -> bool:
+def share_tls_buffer(
+    transport: asyncio.BaseTransport | None, length: int = TLS_BUFFER_BYTES
+) -> bool:
     """Let a connection receive into one buffer of the event loop; False where it has none.
 
     asyncio keeps a buffer for each TLS connection and has no public way to say otherwise. It is
@@ -31,11 +33,13 @@ def share_tls_buffer(transport: asyncio.BaseTransport | None) -> bool:
     protocol: Any = getattr(transport, "_ssl_protocol", None)
     if not hasattr(protocol, "_ssl_buffer_view"):
         return False
-    if not hasattr(_of_thread, "view"):
-        _of_thread.view = memoryview(bytearray(TLS_BUFFER_BYTES))
-    protocol.max_size = TLS_BUFFER_BYTES
-    protocol._ssl_buffer = _of_thread.view.obj
-    protocol._ssl_buffer_view = _of_thread.view
+    views: dict[int, memoryview] = _of_thread.__dict__.setdefault("views", {})
+    view = views.setdefault(length, memoryview(b""))
+    if not view:
+        view = views[length] = memoryview(bytearray(length))
+    protocol.max_size = length
+    protocol._ssl_buffer = view.obj
+    protocol._ssl_buffer_view = view
     return True
 
 

@@ -30,6 +30,10 @@ BUFFERS_BYTES_MAX: Final = 512 * MIB
 """All packs that are arriving at once: 32 of the size that agents aim at."""
 CLIENT_BYTES_MAX: Final = 2 * PACK_BYTES_MAX
 """Packs of one client that are arriving at once: an agent sends two."""
+SPARE_BUFFERS: Final = 2
+"""Buffers of packs that are kept for the next ones: no more than an agent sends at once."""
+SPARE_BYTES_MAX: Final = 20 * MIB
+"""Longest of them: packs that agents make fit."""
 SLOW_SECONDS: Final = 30.0
 SLOW_BYTES_PER_SECOND: Final = 64 * KIB
 """A pack that took longer than that and came more slowly loses its place once others need it: who
@@ -37,15 +41,13 @@ sends a byte now and then must not keep the server from the rest. Its sender may
 
 
 class PackUpload:
-    """One pack while it arrives: `write` until all is there, then `commit` or `abort`."""
+    """One pack while it arrives: `write` (or fill) all of it, then `commit` or `abort`."""
 
     def __init__(self, packs: Packs, uploader: Uploader, ulid: str, length: int) -> None:
         self._packs = packs
         self._uploader = uploader
         self._ulid = ulid
-        self._buffer = bytearray(length)
-        # To set a slice of a bytearray copies twice.
-        self._view = memoryview(self._buffer)
+        self._view = packs.buffer(length)
         self.length = length
         self._filled = 0
         self._is_over = False
@@ -79,21 +81,37 @@ class PackUpload:
         """
         with self._lock:
             self._require_place()
-            self._append(data)
+            end = self._filled + len(data)
+            if end > self.length:
+                raise TooLarge("the pack is longer than announced")
+            self._view[self._filled : end] = data
+            self._advance(len(data))
+
+    def room(self) -> memoryview:
+        """Return the part that has not arrived: filled from its start on, it is told `advance`."""
+        with self._lock:
+            return self._view[self._filled :]
+
+    def advance(self, count: int) -> None:
+        """Take `count` bytes that stand at the start of `room` now.
+
+        Raises: as `write`.
+        """
+        with self._lock:
+            self._require_place()
+            self._advance(count)
 
     def _require_place(self) -> None:
         if self._is_evicted:
             raise TooMany("the pack came too slowly, and others needed its place")
         assert not self._is_over
 
-    def _append(self, data: bytes | bytearray | memoryview) -> None:
-        had, self._filled = self._filled, self._filled + len(data)
-        if self._filled > self.length:
-            raise TooLarge("the pack is longer than announced")
-        self._view[had : self._filled] = data
+    def _advance(self, count: int) -> None:
+        had, self._filled = self._filled, self._filled + count
+        assert self._filled <= self.length
         if had < HEADER_BYTES <= self._filled:
-            domain = bytes(self._buffer[HEADER_BYTES - 16 : HEADER_BYTES])
-            if self._buffer[:4] != b"HFPK" or domain != self._uploader.domain.domain:
+            domain = bytes(self._view[HEADER_BYTES - 16 : HEADER_BYTES])
+            if bytes(self._view[:4]) != b"HFPK" or domain != self._uploader.domain.domain:
                 raise InvalidInput("not a pack of the client's domain")
 
     def commit(self) -> None:
@@ -110,12 +128,14 @@ class PackUpload:
             self._require_place()
             # From here on it is no longer slow: nobody takes the place of what is being stored.
             self._begun = self._packs.now()
-            buffer = self._buffer
+            view = self._view
         try:
             if self._filled != self.length:
                 raise InvalidInput("the pack is shorter than announced")
-            self._packs.accept(self._uploader, self._ulid, buffer)
+            self._packs.accept(self._uploader, self._ulid, view)
         finally:
+            # Only here is it certain that nobody reads or fills it any more.
+            self._packs.keep_buffer(view)
             self.abort()
 
     def abort(self) -> None:
@@ -123,7 +143,6 @@ class PackUpload:
         with self._lock:
             was_over, self._is_over = self._is_over, True
             self._view = memoryview(b"")
-            self._buffer = bytearray()
         if not was_over:
             self._packs.release(self)
 
@@ -137,6 +156,7 @@ class Packs:
         self._deposits = deposits
         self._lock = Lock()
         self._uploads: set[PackUpload] = set()
+        self._spare: list[bytearray] = []
 
     def now(self) -> float:
         """Return seconds of the clock that only goes on."""
@@ -194,8 +214,28 @@ class Packs:
         """Give back the room of an upload that is over."""
         with self._lock:
             self._uploads.remove(upload)
+            if not self._uploads:
+                self._spare.clear()
 
-    def accept(self, uploader: Uploader, ulid: str, data: bytearray) -> None:
+    def buffer(self, length: int) -> memoryview:
+        """Return `length` bytes to be overwritten; called with the lock held.
+
+        Fresh memory for each pack costs as much as decrypting what it will hold.
+        """
+        for at, spare in enumerate(self._spare):
+            if length <= len(spare) <= 2 * length:
+                return memoryview(self._spare.pop(at))[:length]
+        return memoryview(bytearray(-(-length // MIB) * MIB if length > MIB else length))[:length]
+
+    def keep_buffer(self, view: memoryview) -> None:
+        """Keep the memory of a pack that is over, as long as other packs are arriving."""
+        with self._lock:
+            if not self._uploads or len(view) > SPARE_BYTES_MAX:
+                return
+            if isinstance(view.obj, bytearray):
+                self._spare = [*self._spare[1 - SPARE_BUFFERS :], view.obj]
+
+    def accept(self, uploader: Uploader, ulid: str, data: memoryview) -> None:
         """Check, store and index a whole pack; see `PackUpload.commit`."""
         domain = uploader.domain
         entries = verify_pack(data, domain.domain)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from holdfast_contract.limits import KIB, MIB, PACK_BYTES_MAX
-from holdfast_server.api import bodies
+from holdfast_server.api import filling
 from holdfast_server.repository import packs, sessions
 from tests.support.apiworld import ActedAgent, ApiWorld
 from tests.support.backups import IDS, backed_up, begun, ended, put_pack
@@ -123,7 +123,7 @@ async def _half_a_pack(world: ApiWorld, agent: ActedAgent, length: int) -> Wire:
 async def test_a_body_that_stands_still_is_given_up_and_gives_its_room_back(
     world: ApiWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bodies.pieces, "__kwdefaults__", {"idle_seconds": 0.3})
+    monkeypatch.setattr(filling.fill, "__kwdefaults__", {"idle_seconds": 0.3})
     agent = await world.agent()
     wire = await _half_a_pack(world, agent, 100_000)
     answer = await wire.answer()
