@@ -47,14 +47,15 @@ def piece(*numbers: int) -> Piece:
 
 @pytest.mark.parametrize("bytes_max", [600 * KIB, 3 * MIB])
 @pytest.mark.parametrize("back", [0, 1, 4])
-def test_every_batch_is_whole_while_the_next_one_has_come(bytes_max: int, back: int) -> None:
+def test_every_batch_is_whole_while_the_next_ones_have_come(bytes_max: int, back: int) -> None:
     reader = ChunkReader(KEYS, Source())  # type: ignore[arg-type]
     seen: list[int] = []
 
     def execute(step: Step, opened: Opened) -> None:
-        following = pipeline._waiting
-        if following is not None and following.fetch is not None:
-            following.fetch.result(20)
+        for following in pipeline._waiting:
+            if following.fetch is not None:
+                for found in following.fetch.result(20).values():
+                    found.result(20)
         assert isinstance(step, Piece)
         for part in step.parts:
             number = SEALED.index(next(s for s in SEALED if s.chunk_id == part.extent.chunk))

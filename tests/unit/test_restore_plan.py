@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 import pytest
 
@@ -20,6 +21,7 @@ from holdfast_agent.sources.rules import Rules
 from holdfast_agent.tree.entry import HOLE_CHUNK, Content, Entry, EntryType, Extent, Stat
 from holdfast_contract.errors import Cancelled, Damaged, InvalidInput, OutsideRoots, Refused
 from holdfast_contract.format.chunk import ChunkType
+from holdfast_contract.format.layout import Buffer
 from holdfast_contract.limits import MIB
 from holdfast_contract.protocol.control import Mode
 
@@ -116,11 +118,16 @@ class Reader:
         self.wait = threading.Event()
         self.wait.set()
 
-    def read(self, kind: ChunkType, ids: Sequence[bytes], *rooms: Room) -> Opened:
+    def fetch(
+        self, kind: ChunkType, ids: Sequence[bytes], *rooms: Room
+    ) -> dict[bytes, Future[Buffer]]:
         self.threads.add(threading.get_ident())
         self.wait.wait(10)
         self.asked.append(list(ids))
-        return {chunk: b"plain " + chunk for chunk in ids}
+        found: dict[bytes, Future[Buffer]] = {chunk: Future() for chunk in ids}
+        for chunk, future in found.items():
+            future.set_result(b"plain " + chunk)
+        return found
 
 
 def piece(*chunks: bytes, length: int = MIB) -> Piece:

@@ -1,12 +1,13 @@
-"""Fetching ahead of writing: while one batch is written, the next one's chunks come in."""
+"""Fetching ahead of writing: one batch is written, the next one opened, the one after comes in."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from holdfast_agent.ports import Cancel
 from holdfast_agent.restore.steps import Piece, Step, Whole
@@ -20,8 +21,12 @@ from holdfast_contract.limits import MIB
 
 Opened = dict[bytes, Buffer | Damaged]
 Execute = Callable[[Step, Opened], None]
+_Fetched = dict[bytes, Future[Buffer | Damaged]]
+_Result = TypeVar("_Result")
 
 STEPS_MAX: Final = 512
+_AHEAD: Final = 2
+"""Batches that are fetched before their turn: one is opened while the other comes in."""
 _CHUNKS_MAX: Final = 16
 _CHUNK_BYTES_AT_LEAST: Final = 64 << 10
 """What a chunk counts at least: its own length shows only in the parts of it that are used."""
@@ -33,9 +38,9 @@ _RESTING_BYTES: Final = 72 * MIB
 def batch_bytes(memory_max: int) -> int:
     """Return how many bytes of chunks one batch may have.
 
-    At the peak one batch is written while the next lies in memory twice, sealed and opened.
+    At the peak one batch is written and two more lie in memory twice, sealed and opened.
     """
-    return max(2 * MIB, min(16 * MIB, (memory_max - _RESTING_BYTES) // 8))
+    return max(MIB, min(8 * MIB, (memory_max - _RESTING_BYTES) // 16))
 
 
 @dataclass
@@ -46,7 +51,7 @@ class _Batch:
     shared: set[bytes] = field(default_factory=set)
     """Chunks that the batch before fetches."""
     carried: Opened = field(default_factory=dict)
-    fetch: Future[Opened] | None = None
+    fetch: Future[_Fetched] | None = None
     cost: int = 0
     """Bytes of its chunks, each counted as `_CHUNK_BYTES_AT_LEAST` at least."""
 
@@ -82,10 +87,11 @@ class Pipeline:
         self._cancel = cancel
         self._bytes_max = bytes_max
         self._filling = _Batch()
-        self._waiting: _Batch | None = None
-        # While one batch is written the next is opened, and nothing else lives as long.
-        self._rooms = (Arena(2 * bytes_max), Arena(2 * bytes_max))
-        self._sealed = Arena(2 * bytes_max)
+        self._waiting: deque[_Batch] = deque()
+        """Batches under way, at most `_AHEAD` once `put` returns."""
+        # By turns: when the first of them is cleared its batch has been executed.
+        self._rooms = [Arena(2 * bytes_max) for _ in range(_AHEAD + 1)]
+        self._sealed = [Arena(2 * bytes_max) for _ in range(_AHEAD + 1)]
         self._turns = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fetch")
 
@@ -103,39 +109,44 @@ class Pipeline:
     def drain(self) -> None:
         """Execute everything that was put."""
         self._turn()
-        self._turn()
+        while self._waiting:
+            self._run(self._waiting.popleft())
 
     def _turn(self) -> None:
-        """Start fetching the filled batch, and execute the one before it."""
-        before, batch = self._waiting, self._filling
-        if before is not None:
-            batch.shared = batch.chunks.keys() & before.chunks.keys()
+        """Start fetching the filled batch, and execute the first of those before it."""
+        batch, self._filling = self._filling, _Batch()
+        if self._waiting:
+            batch.shared = batch.chunks.keys() & self._waiting[-1].chunks.keys()
         ids = [chunk for chunk in batch.chunks if chunk not in batch.shared]
         if ids:
-            batch.fetch = self._thread.submit(self._read, ids, self._rooms[self._turns % 2])
+            batch.fetch = self._thread.submit(self._fetch, ids, self._turns % (_AHEAD + 1))
             self._turns += 1
-        self._waiting, self._filling = batch, _Batch()
-        if before is not None:
-            self._run(before, batch)
+        self._waiting.append(batch)
+        if len(self._waiting) > _AHEAD:
+            self._run(self._waiting.popleft())
 
-    def _read(self, ids: Sequence[bytes], room: Arena) -> Opened:
+    def _fetch(self, ids: Sequence[bytes], turn: int) -> _Fetched:
+        room, sealed = self._rooms[turn], self._sealed[turn]
         room.clear()
-        self._sealed.clear()
-        return self._reader.read(ChunkType.CONTENT, ids, room.take, self._sealed.take)
+        sealed.clear()
+        return self._reader.fetch(ChunkType.CONTENT, ids, room.take, sealed.take)
 
-    def _run(self, batch: _Batch, following: _Batch) -> None:
+    def _run(self, batch: _Batch) -> None:
         opened = batch.carried
         if batch.fetch is not None:
-            opened |= self._fetched(batch.fetch)
+            for chunk, found in self._wait(batch.fetch).items():
+                opened[chunk] = self._wait(found)
         for step in batch.steps:
             self._cancel.check()
             self._execute(step, opened)
-        following.carried = {chunk: _lasting(opened[chunk]) for chunk in following.shared}
+        if self._waiting:
+            following = self._waiting[0]
+            following.carried = {chunk: _lasting(opened[chunk]) for chunk in following.shared}
 
-    def _fetched(self, fetch: Future[Opened]) -> Opened:
+    def _wait(self, future: Future[_Result]) -> _Result:
         while True:
             try:
-                return fetch.result(_POLL_SECONDS)
+                return future.result(_POLL_SECONDS)
             except TimeoutError:
                 self._cancel.check()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 
 from holdfast_agent.crypto.keys import DomainKeys
@@ -47,12 +47,20 @@ class ChunkReader:
         what `room` returns, and until this returns sealed in what `kept` returns; both may have
         been used before.
         """
-        wanted = list(dict.fromkeys(ids))
-        waiting = [
-            (chunk.id, self._pool.submit(self._opened, kind, _kept(chunk, kept), room))
-            for chunk in self._source.fetch(wanted)
-        ]
-        return {chunk_id: future.result() for chunk_id, future in waiting}
+        waiting = self.fetch(kind, ids, room, kept)
+        return {chunk_id: future.result() for chunk_id, future in waiting.items()}
+
+    def fetch(
+        self, kind: ChunkType, ids: Sequence[bytes], room: Room, kept: Room
+    ) -> dict[bytes, Future[Buffer | Damaged]]:
+        """Return what `read` does once all have arrived; they are opened meanwhile.
+
+        What `kept` returned is in use until all of them are done.
+        """
+        return {
+            chunk.id: self._pool.submit(self._opened, kind, _kept(chunk, kept), room)
+            for chunk in self._source.fetch(list(dict.fromkeys(ids)))
+        }
 
     def read_one(self, kind: ChunkType, chunk_id: bytes) -> bytes:
         """Return the plaintext of one chunk.
