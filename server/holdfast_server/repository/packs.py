@@ -25,6 +25,7 @@ from holdfast_server.catalog.schema import ObjectKind
 from holdfast_server.repository.deposits import Deposits
 from holdfast_server.repository.parts import Parts
 from holdfast_server.repository.sessions import Sessions, Uploader, require_name
+from holdfast_server.stores.filesystem import block_buffer
 
 BUFFERS_BYTES_MAX: Final = 512 * MIB
 """All packs that are arriving at once: 32 of the size that agents aim at."""
@@ -47,7 +48,8 @@ class PackUpload:
         self._packs = packs
         self._uploader = uploader
         self._ulid = ulid
-        self._view = packs.buffer(length)
+        self._memory = packs.buffer(length)
+        self._view = self._memory[:length]
         self.length = length
         self._filled = 0
         self._is_over = False
@@ -128,21 +130,21 @@ class PackUpload:
             self._require_place()
             # From here on it is no longer slow: nobody takes the place of what is being stored.
             self._begun = self._packs.now()
-            view = self._view
+            view, memory = self._view, self._memory
         try:
             if self._filled != self.length:
                 raise InvalidInput("the pack is shorter than announced")
             self._packs.accept(self._uploader, self._ulid, view)
         finally:
             # Only here is it certain that nobody reads or fills it any more.
-            self._packs.keep_buffer(view)
+            self._packs.keep_buffer(memory)
             self.abort()
 
     def abort(self) -> None:
         """Drop what has arrived; does nothing after `commit`."""
         with self._lock:
             was_over, self._is_over = self._is_over, True
-            self._view = memoryview(b"")
+            self._view = self._memory = memoryview(b"")
         if not was_over:
             self._packs.release(self)
 
@@ -156,7 +158,7 @@ class Packs:
         self._deposits = deposits
         self._lock = Lock()
         self._uploads: set[PackUpload] = set()
-        self._spare: list[bytearray] = []
+        self._spare: list[memoryview] = []
 
     def now(self) -> float:
         """Return seconds of the clock that only goes on."""
@@ -218,22 +220,20 @@ class Packs:
                 self._spare.clear()
 
     def buffer(self, length: int) -> memoryview:
-        """Return `length` bytes to be overwritten; called with the lock held.
+        """Return at least `length` bytes to be overwritten; called with the lock held.
 
         Fresh memory for each pack costs as much as decrypting what it will hold.
         """
         for at, spare in enumerate(self._spare):
             if length <= len(spare) <= 2 * length:
-                return memoryview(self._spare.pop(at))[:length]
-        return memoryview(bytearray(-(-length // MIB) * MIB if length > MIB else length))[:length]
+                return self._spare.pop(at)
+        return block_buffer(-(-length // MIB) * MIB if length > MIB else length)
 
-    def keep_buffer(self, view: memoryview) -> None:
+    def keep_buffer(self, memory: memoryview) -> None:
         """Keep the memory of a pack that is over, as long as other packs are arriving."""
         with self._lock:
-            if not self._uploads or len(view) > SPARE_BYTES_MAX:
-                return
-            if isinstance(view.obj, bytearray):
-                self._spare = [*self._spare[1 - SPARE_BUFFERS :], view.obj]
+            if self._uploads and 0 < len(memory) <= SPARE_BYTES_MAX:
+                self._spare = [*self._spare[1 - SPARE_BUFFERS :], memory]
 
     def accept(self, uploader: Uploader, ulid: str, data: memoryview) -> None:
         """Check, store and index a whole pack; see `PackUpload.commit`."""

@@ -6,15 +6,20 @@ link. Methods raise OSError as the kernel would; `local.py` translates.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
 import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
+BLOCK_BYTES: Final = 4096
+"""To a multiple of this in memory, in the file and in length a disk takes bytes directly."""
+_DIRECT_BYTES_MIN: Final = 1 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -138,7 +143,15 @@ class LinuxFileSystem:
         return descriptor
 
     def write(self, descriptor: int, data: memoryview) -> int:
-        """Write at the end; return how many bytes were taken."""
+        """Write at the end; return how many bytes were taken.
+
+        What is long and lies in blocks goes past the page cache: nobody reads a pack soon, and
+        pages for it cost the processor ten times as much as the disk does.
+        """
+        if len(data) >= _DIRECT_BYTES_MIN and _is_in_blocks(descriptor, data):
+            taken = _write_directly(descriptor, data[: len(data) // BLOCK_BYTES * BLOCK_BYTES])
+            if taken:
+                return taken
         return os.write(descriptor, data)
 
     def read_at(self, descriptor: int, length: int, offset: int) -> bytes:
@@ -176,3 +189,35 @@ class LinuxFileSystem:
     def close(self, descriptor: int) -> None:
         """Close a descriptor."""
         os.close(descriptor)
+
+
+def block_buffer(length: int) -> memoryview:
+    """Return zeros that `write` can hand to a disk directly."""
+    memory = bytearray(length + BLOCK_BYTES)
+    start = -_address(memoryview(memory)) % BLOCK_BYTES
+    return memoryview(memory)[start : start + length]
+
+
+def _address(data: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(data))
+
+
+def _is_in_blocks(descriptor: int, data: memoryview) -> bool:
+    if data.readonly or _address(data) % BLOCK_BYTES:
+        return False
+    return os.lseek(descriptor, 0, os.SEEK_CUR) % BLOCK_BYTES == 0
+
+
+def _write_directly(descriptor: int, data: memoryview) -> int:
+    """Write past the page cache; return how much was taken, 0 where this file cannot be so."""
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
+        try:
+            return os.write(descriptor, data)
+        finally:
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:
+            raise
+        return 0
