@@ -41,6 +41,8 @@ class Terminal:
         program = str(world.bin / "holdfast")
         pid, self._fd = pty.fork()
         if pid == 0:
+            # What runs in the background of a script ignores it, and hands that on.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.execve(program, [program, *map(str, words)], settings)
         self.pid = pid
         self.shown = b""

@@ -327,6 +327,7 @@ class RealAgent:
             "enrol_token_file": None,
             "workers": 2,
             "memory_max_bytes": 160 << 20,
+            "has_change_hints": True,
         }
         self._context = changes.pop("context", None) or ssl.create_default_context()
         self.config = AgentConfig(**{**fields, **changes})

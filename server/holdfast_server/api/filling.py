@@ -116,6 +116,8 @@ class _Filling(asyncio.BufferedProtocol):
         if transport is None:
             return
         transport.set_protocol(self._connection)
+        # asyncio's TLS remembers the last protocol with a buffer as long as the connection lasts.
+        self._room = memoryview(b"")
         unseen = self._filled
         while unseen > 0:
             self._connection.data_received(_ZEROS[:unseen])
@@ -157,7 +159,7 @@ class _Filling(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Learn that the connection is gone."""
-        self._transport = None
+        self._transport, self._room = None, memoryview(b"")
         self._end(exc or ConnectionResetError("the connection was closed"))
         self._connection.connection_lost(exc)
 
