@@ -169,7 +169,7 @@ def test_no_batch_fetches_more_than_it_may() -> None:
     _, reader = executed([piece(chunk(number)) for number in range(50)], bytes_max=3 * MIB)
     assert max(len(ids) for ids in reader.asked) == 3
     _, reader = executed([piece(chunk(number), length=1) for number in range(200)])
-    assert max(len(ids) for ids in reader.asked) == 16
+    assert max(len(ids) for ids in reader.asked) == 32
 
 
 def test_a_chunk_of_neighbouring_batches_is_fetched_once() -> None:

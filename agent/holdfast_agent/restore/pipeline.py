@@ -1,4 +1,4 @@
-"""Fetching ahead of writing: one batch is written, the next one opened, the one after comes in."""
+"""Fetching ahead of writing: while one batch is written, the next two come in and are opened."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ Execute = Callable[[Step, Opened], None]
 _Fetched = dict[bytes, Future[Buffer | Damaged]]
 _Result = TypeVar("_Result")
 
-STEPS_MAX: Final = 512
+STEPS_MAX: Final = 2048
 _AHEAD: Final = 2
-"""Batches that are fetched before their turn: one is opened while the other comes in."""
-_CHUNKS_MAX: Final = 16
+"""Batches that are fetched before their turn, each by a request of its own: while the server looks
+one up, the other comes in and is opened."""
+_CHUNKS_MAX: Final = 32
 _CHUNK_BYTES_AT_LEAST: Final = 64 << 10
 """What a chunk counts at least: its own length shows only in the parts of it that are used."""
 _POLL_SECONDS: Final = 0.2
@@ -40,7 +41,7 @@ def batch_bytes(memory_max: int) -> int:
 
     At the peak one batch is written and two more lie in memory twice, sealed and opened.
     """
-    return max(MIB, min(8 * MIB, (memory_max - _RESTING_BYTES) // 16))
+    return max(MIB, min(12 * MIB, (memory_max - _RESTING_BYTES) // 12))
 
 
 @dataclass
@@ -93,7 +94,7 @@ class Pipeline:
         self._rooms = [Arena(2 * bytes_max) for _ in range(_AHEAD + 1)]
         self._sealed = [Arena(2 * bytes_max) for _ in range(_AHEAD + 1)]
         self._turns = 0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="fetch")
+        self._thread = ThreadPoolExecutor(_AHEAD, thread_name_prefix="fetch")
 
     def put(self, step: Step) -> None:
         """Take the next step; now and then this executes a batch of earlier ones."""
