@@ -355,7 +355,7 @@ def test_sigterm_during_a_running_job_is_quick_and_the_job_goes_on(
     for number in range(4):
         (source / f"big{number}").write_bytes(os.urandom(3 << 20))
     world.start_agent("shop/busy", [source])
-    job = world.detached("shop/busy", "--limit-upload", "2M")
+    job = world.detached("shop/busy", "--limit-upload", "500K")
     world.until(lambda: world.job(job)["progress"]["bytes_sent"] > 0, "bytes are sent")
     assert world.server is not None
     started = time.monotonic()

@@ -18,6 +18,8 @@ from holdfast_contract.limits import KIB
 from holdfast_server.api.bodies import IDLE_SECONDS, check_length, pieces, translated_body
 
 _ZEROS: Final = bytes(256 * KIB)
+_LOOK_SECONDS: Final = 0.5
+"""How often it is looked whether the framework has given the request up, as at the server's end."""
 
 
 class Sink(Protocol):
@@ -100,13 +102,15 @@ class _Filling(asyncio.BufferedProtocol):
 
         Raises:
             TimeoutError: nothing arrived for so long.
-            ConnectionError: the connection broke. Whatever the sink raised.
+            ConnectionError: the connection broke, or the server ends. Whatever the sink raised.
         """
         while not self._is_over.done():
             left = self._arrived + idle_seconds - self._now()
             if left <= 0:
                 raise TimeoutError
-            await asyncio.wait((self._is_over,), timeout=left)
+            await asyncio.wait((self._is_over,), timeout=min(left, _LOOK_SECONDS))
+            if self._content.exception() is not None:
+                raise ConnectionResetError("the request was given up")
         if self._failure is not None:
             raise self._failure
 

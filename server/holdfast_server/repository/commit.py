@@ -144,13 +144,16 @@ class Commits:
         self._parts.require_writable()
         data, known = self._uploaded(client, session, manifest)
         if known is None:
-            candidate = self._candidate(client, session, data, (manifest, refs))
-            if candidate.body.seq != seq:
-                raise InvalidInput("commit: seq is not that of the manifest")
             try:
-                known = self._decide(candidate)
-            except Damaged as damage:
-                raise _without_base(candidate, damage) from damage
+                candidate = self._candidate(client, session, data, (manifest, refs))
+                if candidate.body.seq != seq:
+                    raise InvalidInput("commit: seq is not that of the manifest")
+                known = self._decide_or_mend(candidate)
+            except Conflict:
+                # Asked twice at once, the same commit may stand by now.
+                _, known = self._uploaded(client, session, manifest)
+                if known is None:
+                    raise
         self._parts.journal.flush(known.number)
         return Committed(known.id, known.time_ns)
 
@@ -209,6 +212,12 @@ class Commits:
         if body.epoch_new not in domain.epochs:
             raise InvalidInput("manifest: the domain does not have the newest epoch it names")
         return body
+
+    def _decide_or_mend(self, candidate: Candidate) -> SnapshotRecord:
+        try:
+            return self._decide(candidate)
+        except Damaged as damage:
+            raise _without_base(candidate, damage) from damage
 
     def _decide(self, candidate: Candidate) -> SnapshotRecord:
         """Check outside and write inside, again until nothing moves in between."""
