@@ -3,7 +3,8 @@
     python tests/bench/rows.py RESULTS.jsonl
 
 P is ours by the best peer, L ours by the machine's limit; CPU (client and server, user and system)
-before wall. A backup's wall has the `sync` behind it in it, since not every peer flushes by itself.
+before wall. Wall has the `sync` behind it in it: we flush what is stored and what is restored, and
+not every peer does.
 Peers that have a server and TLS as we have stand apart from those that write a local repository.
 """
 
@@ -18,8 +19,6 @@ from typing import Any, Final, NamedTuple
 
 OURS: Final = "holdfast"
 MACHINE: Final = "machine"
-_READING: Final = ("restore", "restore-one", "list")
-"""Steps that store nothing: how fast the disk takes a restored tree is the same for all."""
 
 
 class Row(NamedTuple):
@@ -67,9 +66,7 @@ def costs_of(row: Row, results: Iterable[dict[str, Any]]) -> list[Cost]:
             continue
         if (one["contender"] == MACHINE) != (one["step"] == row.limit):
             continue
-        cpu, wall = one["client_cpu"] + one["server_cpu"], one["wall"]
-        if one["step"] not in _READING:
-            wall += one["sync"]
+        cpu, wall = one["client_cpu"] + one["server_cpu"], one["wall"] + one["sync"]
         rounds.setdefault(one["contender"], []).append(Cost("", cpu, wall, one["lo_bytes"]))
     medians = [
         Cost(

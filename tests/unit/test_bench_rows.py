@@ -55,9 +55,6 @@ def test_rounds_that_were_disturbed_or_failed_and_other_work_do_not_count() -> N
 def test_what_a_peer_left_to_be_written_is_in_its_wall() -> None:
     (cost,) = costs_of(ROW, [result("restic:local", 4, sync=3.0)])
     assert (cost.cpu, cost.wall) == (4, 5)
-    restore = ROW._replace(steps=("restore",))
-    (cost,) = costs_of(restore, [result("restic:local", 4, step="restore", sync=3.0)])
-    assert (cost.cpu, cost.wall) == (4, 2)
 
 
 def test_a_row_without_peers_or_without_us_says_so() -> None:
