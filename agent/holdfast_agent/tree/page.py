@@ -245,17 +245,25 @@ def _decode_stats(stat_part: memoryview) -> tuple[Stat, ...]:
     return stats
 
 
+def _parts(
+    data: Buffer,
+) -> tuple[tuple[Stat, ...], tuple[bytes, ...], tuple[_Owner, ...], tuple[_Row, ...]]:
+    """Return stats, ids, owners, and the row of each stat's content."""
+    stat_part, table, content_part = _split(data)
+    stats = _decode_stats(stat_part)
+    ids = _ids(table)
+    owners, rows = _CONTENTS.decode(content_part)
+    require(len(rows) == len(stats), "page: the two parts have another number of entries")
+    return stats, ids, owners, rows
+
+
 def decode_page(data: Buffer, own_chunk: ChunkId, own_offset: int) -> Page:
     """Return the entries of a page that lies at `own_offset` of the tree chunk `own_chunk`.
 
     Raises:
         InvalidInput, UnsupportedVersion: not a page, or it says what cannot be.
     """
-    stat_part, table, content_part = _split(data)
-    stats = _decode_stats(stat_part)
-    ids = _ids(table)
-    owners, rows = _CONTENTS.decode(content_part)
-    require(len(rows) == len(stats), "page: the two parts have another number of entries")
+    stats, ids, owners, rows = _parts(data)
     reader = _ContentReader(owners, ids, own_chunk, own_offset)
     contents = tuple(map(reader.content, stats, rows))
     require(len(reader.used) == len(ids), "page: an id is not used")
@@ -271,11 +279,7 @@ def list_page(data: Buffer, own_chunk: ChunkId, own_offset: int) -> Page:
     Raises:
         InvalidInput, UnsupportedVersion: not a page, or it says what cannot be.
     """
-    stat_part, table, content_part = _split(data)
-    stats = _decode_stats(stat_part)
-    ids = _ids(table)
-    owners, rows = _CONTENTS.decode(content_part)
-    require(len(rows) == len(stats), "page: the two parts have another number of entries")
+    stats, ids, owners, rows = _parts(data)
     reader = _ContentReader(owners, ids, own_chunk, own_offset)
     owned = [Content(uid=uid, gid=gid, user=user, group=group) for uid, gid, user, group in owners]
     count = len(owned)
