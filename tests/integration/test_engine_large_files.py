@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_agent.engine import assembly
+from holdfast_agent.engine import assembly, groups
+from holdfast_agent.engine.files import FileContents
 from holdfast_agent.ports import ChunkStatus, FetchedChunk
 from holdfast_agent.tree.entry import HOLE_CHUNK
 from holdfast_contract.format.chunk import ChunkType
@@ -57,7 +58,10 @@ def is_right(bench: BackupBench) -> bool:
     return bench.restored() == on_disk(bench.volume)
 
 
-@pytest.fixture(params=["in the page", "in blocks", "in blocks of blocks"])
+LISTS = ("in the page", "in blocks", "in blocks of blocks")
+
+
+@pytest.fixture(params=LISTS)
 def lists(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Have lists of extents stand elsewhere, as those of files of many gigabytes do."""
     if request.param != "in the page":
@@ -66,6 +70,12 @@ def lists(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
             assembly, "INLINE_EXTENTS_MAX", 2 if request.param.endswith("of blocks") else 4
         )
     return str(request.param)
+
+
+@pytest.fixture(params=[1, 2**32], ids=["own group", "one group"])
+def ends(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the tree group end with the file's directory, or go on; else its path decides."""
+    monkeypatch.setattr(groups, "_CUT_DIVISOR", request.param)
 
 
 @pytest.mark.usefixtures("lists")
@@ -82,6 +92,7 @@ def test_one_changed_byte_and_an_appended_line_send_one_chunk_each(bench: Backup
         assert is_right(bench)
 
 
+@pytest.mark.usefixtures("ends")
 def test_a_file_that_is_read_and_is_the_same_keeps_its_list(bench: BackupBench, lists: str) -> None:
     bench.run()
     path = os.fsencode(large(bench))
@@ -93,8 +104,22 @@ def test_a_file_that_is_read_and_is_the_same_keeps_its_list(bench: BackupBench, 
     # Another ctime is no modification, but a page that says it.
     assert (count(done, "files_unmodified"), count(done, "bytes_new")) == (1, 0)
     assert bench.snapshot().find(path).entry.content == before
-    assert before.spill == ["in the page", "in blocks", "in blocks of blocks"].index(lists)
+    assert before.spill == LISTS.index(lists)
     assert is_right(bench)
+
+
+@pytest.mark.usefixtures("lists", "ends")
+def test_a_file_is_not_read_again_for_the_place_of_its_list(
+    bench: BackupBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run()
+    write(bench, SIZE, b"more")
+    bench.run()
+    assert is_right(bench)
+    read: list[int] = []
+    monkeypatch.setattr(FileContents, "read", lambda *_: read.append(1))
+    assert count(bench.run(), "files_unmodified") == 1
+    assert not read
 
 
 @pytest.mark.usefixtures("lists")

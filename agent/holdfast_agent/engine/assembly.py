@@ -37,7 +37,14 @@ from holdfast_agent.tree.block import (
     encode_extents_block,
     split_attributes,
 )
-from holdfast_agent.tree.entry import HOLE_CHUNK, SELF_CHUNK, Content, EntryFlag, EntryType
+from holdfast_agent.tree.entry import (
+    HOLE_CHUNK,
+    SELF_CHUNK,
+    Content,
+    EntryFlag,
+    EntryType,
+    Extent,
+)
 from holdfast_agent.tree.known import KnownPage, KnownTree, NewPage
 from holdfast_agent.tree.page import encode_page, encode_stat_part, page_ids
 from holdfast_contract.errors import TooLarge
@@ -54,8 +61,17 @@ _SKIPPED: Final = int(EntryFlag.SKIPPED)
 class _Usage:
     """What the snapshot uses of bundles and groups, as differences to the parent."""
 
-    made: dict[bytes, int] = field(default_factory=dict)
+    made: Counter[bytes] = field(default_factory=Counter)
     used: Counter[bytes] = field(default_factory=Counter)
+
+    def leave_out(self, blocks: Iterable[Extent]) -> None:
+        """Have blocks that only other blocks name count neither as made nor as used.
+
+        A later backup has the entry and the blocks named there, and nothing below them: a group
+        of such blocks would seem to be empty, and its file would be read again each time.
+        """
+        for extent in blocks:
+            self.made[extent.chunk] -= extent.length
 
     def count(self, contents: Iterable[Content], sign: int) -> None:
         """Count the bytes of bundles and blocks that entries name."""
@@ -143,7 +159,8 @@ class Assembly:
         self.finish_pages()
         self._groups.close()
         self._shipping.wait_for(lambda: all(draft.id for draft, _ in self._files.bundles_made))
-        self._usage.made.update((draft.id, size) for draft, size in self._files.bundles_made)
+        for draft, size in self._files.bundles_made:
+            self._usage.made[draft.id] = size
         self._known.use(self._usage.made, self._usage.used)
 
     # --- one page ---
@@ -286,6 +303,7 @@ class Assembly:
         """Note the blocks of an entry, one level deeper where they are many; return joined ids."""
         spill = 1
         if len(blocks) > INLINE_EXTENTS_MAX:
+            self._usage.leave_out(self._groups.extents(blocks))
             blocks = self._block_places(blocks, ids)
             spill = 2
         entry.blocks = blocks
@@ -324,8 +342,8 @@ class Assembly:
 
     def _group_closed(self, group: bytes, size: int) -> None:
         self.refs.add((group,))
-        self._usage.made[group] = size
         # What pages and blocks of this group name in it was counted under the mark.
+        self._usage.made[group] = size + self._usage.made.pop(SELF_CHUNK, 0)
         self._usage.used[group] += self._usage.used.pop(SELF_CHUNK, 0)
         for page in self._unplaced:
             self._usage.used[group] += len(page.data)
