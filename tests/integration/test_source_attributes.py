@@ -19,10 +19,8 @@ from holdfast_agent.sources.attributes import (
     is_kept,
     read_xattrs,
 )
-from holdfast_agent.sources.clock import SystemFileClock
-from holdfast_agent.sources.directory import Directory
-from holdfast_agent.sources.filesystems import Filesystems
 from holdfast_agent.sources.findings import Finding, Reason
+from tests.support.directories import opened
 from tests.support.privilege import without_privilege
 
 PRIVILEGED = os.geteuid() == 0
@@ -31,18 +29,6 @@ ACL = struct.pack(
     "<IHHIHHIHHIHHIHHI",
     2, 1, 6, 0xFFFFFFFF, 2, 4, 1000, 4, 4, 0xFFFFFFFF, 16, 6, 0xFFFFFFFF, 32, 4, 0xFFFFFFFF,
 )  # fmt: skip
-
-
-def opened(path: Path) -> Directory:
-    parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-    try:
-        found = Directory.open(
-            parent, os.fsencode(path.name), clock=SystemFileClock(), filesystems=Filesystems()
-        )
-    finally:
-        os.close(parent)
-    assert isinstance(found, Directory), found
-    return found
 
 
 def attributes_in(folder: Path, name: str) -> Attributes:

@@ -15,25 +15,9 @@ from typing import BinaryIO
 import pytest
 
 from holdfast_agent.sources import names as naming
-from holdfast_agent.sources.clock import SystemFileClock
-from holdfast_agent.sources.directory import Directory
-from holdfast_agent.sources.filesystems import Filesystems
 from holdfast_agent.sources.findings import Reason
 from holdfast_agent.sources.names import Names
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[Directory]:
-    parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-    try:
-        found = Directory.open(
-            parent, os.fsencode(path.name), clock=SystemFileClock(), filesystems=Filesystems()
-        )
-    finally:
-        os.close(parent)
-    assert isinstance(found, Directory), found
-    with found:
-        yield found
+from tests.support.directories import opened
 
 
 def listed(monkeypatch: pytest.MonkeyPatch, names: list[str], error: int = 0) -> None:

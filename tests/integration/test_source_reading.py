@@ -11,9 +11,7 @@ import pytest
 
 from holdfast_agent.sources import reading
 from holdfast_agent.sources.attributes import OwnerNames
-from holdfast_agent.sources.clock import SystemFileClock
 from holdfast_agent.sources.directory import Directory
-from holdfast_agent.sources.filesystems import Filesystems
 from holdfast_agent.sources.findings import Finding, Reason
 from holdfast_agent.sources.reading import (
     HOLE_BYTES_MIN,
@@ -25,22 +23,11 @@ from holdfast_agent.sources.reading import (
 )
 from holdfast_agent.sources.scan import look
 from holdfast_agent.tree.entry import Content, EntryFlag, Stat
+from tests.support.directories import opened
 from tests.support.privilege import without_privilege
 
 UNIT = HOLE_BYTES_MIN
 PRIVILEGED = os.geteuid() == 0
-
-
-def opened(path: Path) -> Directory:
-    parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-    try:
-        found = Directory.open(
-            parent, os.fsencode(path.name), clock=SystemFileClock(), filesystems=Filesystems()
-        )
-    finally:
-        os.close(parent)
-    assert isinstance(found, Directory), found
-    return found
 
 
 def scanned(directory: Directory, name: bytes) -> Stat:

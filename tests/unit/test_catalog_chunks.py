@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -15,19 +13,6 @@ from tests.support.samples import ids, noise
 from tests.support.uploads import Pod, Served
 
 A = noise("chunk a")
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    made = Served(tmp_path)
-    made.domain()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def pod(served: Served) -> Pod:
-    return served.pod()
 
 
 def key(pod: Pod) -> int:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from holdfast_contract.errors import Conflict, NotAuthenticated, NotFound
@@ -19,14 +16,6 @@ from tests.support.uploads import START_NS, Served
 
 WEB = ClientName("shop/web-0")
 DB = ClientName("shop/db-0")
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    made = Served(tmp_path)
-    made.domain()
-    yield made
-    made.stop()
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,19 +30,6 @@ from holdfast_server.repository.journal_records import Commit, JournalRecord, de
 from holdfast_server.repository.sessions import Session
 from tests.support.samples import ids, noise
 from tests.support.uploads import Pod, Served, difference, full_refs
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    made = Served(tmp_path)
-    made.domain()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def pod(served: Served) -> Pod:
-    return served.pod()
 
 
 def records(served: Served) -> list[JournalRecord]:

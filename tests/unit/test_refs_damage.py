@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -17,19 +16,6 @@ from tests.support.samples import ids, noise
 from tests.support.uploads import Pod, Served, difference, sealed
 
 Harm = Callable[[dict[ObjectName, bytes], ObjectName], None]
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    made = Served(tmp_path)
-    made.domain()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def pod(served: Served) -> Pod:
-    return served.pod()
 
 
 def flip(objects: dict[ObjectName, bytes], name: ObjectName) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from holdfast_contract.errors import MissingChunks, NotFound, StoreFailed
@@ -19,19 +16,6 @@ from tests.support.samples import ids, noise
 from tests.support.uploads import Pod, Served, sealed
 
 WANTED = ids(3)
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    made = Served(tmp_path)
-    made.domain()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def pod(served: Served) -> Pod:
-    return served.pod()
 
 
 def copies(pod: Pod, chunk_id: bytes = WANTED[0]) -> list[Copy]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
@@ -18,19 +17,6 @@ from tests.support.samples import ids, noise
 from tests.support.uploads import Pod, Served, sealed
 
 HERE, ABSENT, DAMAGED = FetchStatus
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    made = Served(tmp_path)
-    made.domain()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def pod(served: Served) -> Pod:
-    return served.pod()
 
 
 def grant(pod: Pod, *snapshots: bytes, session: str | None = None) -> Grant:

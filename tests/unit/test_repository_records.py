@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from holdfast_contract.errors import (
@@ -24,10 +21,8 @@ CLIENT = ClientName("shop/db-0")
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    made = Served(tmp_path)
-    yield made
-    made.stop()
+def served(empty: Served) -> Served:
+    return empty
 
 
 def names(served: Served, folder: str) -> list[ObjectName]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,14 +25,6 @@ from tests.support.uploads import Served
 
 WANTED = ids(2)
 DAY = 86_400 * 10**9
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    made = Served(tmp_path)
-    made.domain()
-    yield made
-    made.stop()
 
 
 EVERY = Filter()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,10 +27,8 @@ CLIENT = ClientName("shop/db-0")
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    made = Served(tmp_path)
-    yield made
-    made.stop()
+def served(empty: Served) -> Served:
+    return empty
 
 
 def saved(served: Served) -> Path:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -30,19 +29,6 @@ from tests.support.samples import ids, noise
 from tests.support.uploads import Pod, Served, full_refs, pack_of, sealed
 
 NOWHERE = "01JD0000000000000000000000"
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    made = Served(tmp_path)
-    made.domain()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def pod(served: Served) -> Pod:
-    return served.pod()
 
 
 def test_what_was_sent_and_committed_is_read_back(served: Served, pod: Pod) -> None:
