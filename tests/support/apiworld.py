@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import io
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +14,20 @@ from typing import Any, TypeVar
 from aiohttp import ClientResponse, ClientSession, ClientWebSocketResponse, WSMsgType
 from yarl import URL
 
+from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.ids import ClientName
 from holdfast_contract.protocol.control import (
+    Backup,
     Browse,
     Challenge,
+    Counts,
+    Finished,
+    FinishedSeen,
     Hello,
+    JobState,
     Message,
     Mode,
+    Progress,
     Welcome,
     decode_to_agent,
     encode,
@@ -262,6 +269,34 @@ class ActedAgent:
         """Return the problem document of an agent's route."""
         return await self.world.refused(method, f"/agent/v1{path}", token=self.token, **options)
 
+    async def ordered(self, count: int = 1, **more: Any) -> Backup:
+        """Have a backup asked for, and return the order: the `count`th that came."""
+        await self.world.backup(str(self.client), **more)
+        return await self.until(Backup, count)
+
+    async def snapshot(self, ids: Sequence[bytes], job: str = "", **changes: Any) -> bytes:
+        """Commit a snapshot of tree chunks, beside any HTTP; in the session of `job`."""
+
+        def upload() -> bytes:
+            if not job:
+                return self.pod.backup(ids, kind=ChunkType.TREE, **changes)
+            session = self.pod.open(job)
+            self.pod.send(ids, session, kind=ChunkType.TREE)
+            return self.pod.finish(session, ids, **changes).snapshot
+
+        found: bytes = await self.world.run(upload)
+        return found
+
+    async def end(self, job: str, state: JobState = JobState.COMPLETED, **more: Any) -> None:
+        """Say that a job is over and wait until the server has it."""
+
+        def seen() -> int:
+            return len([message for message in self.of(FinishedSeen) if message.job == job])
+
+        before = seen()
+        await self.send(Finished(job=job, state=state, **more))
+        await self.world.until(lambda: seen() > before)
+
     async def leave(self) -> None:
         """Close the channel, and wait until the server knows."""
         if self._socket is not None:
@@ -277,6 +312,12 @@ class ActedAgent:
             await self._socket.close()
         if self._reader is not None:
             await self._reader
+
+
+def progress(job: str, *, files: int = 0, bytes_sent: int = 0, **more: Any) -> Progress:
+    """Return what an agent tells of a job under way."""
+    counts = Counts(files=files, bytes_sent=bytes_sent)
+    return Progress(job=job, phase=more.pop("phase", "running"), counts=counts, **more)
 
 
 def admin_token(served: Served) -> str:

@@ -265,8 +265,7 @@ async def test_limits_reach_a_connected_agent_at_once_and_a_later_one_at_its_wel
 
 async def test_a_revoked_client_is_out_at_once_and_its_jobs_with_it(world: ApiWorld) -> None:
     agent = await world.agent()
-    [job] = await world.backup("shop/db-0")
-    await agent.until(Backup)
+    job = (await agent.ordered()).job
     later = (await world.backup("shop/db-0"))[0]
     row = await world.call("POST", "/v1/clients/shop/db-0/revoke")
     assert row["state"] == "revoked"
@@ -311,8 +310,8 @@ async def test_an_accepted_history_is_told_with_the_next_backup_only(world: ApiW
     agent = await world.agent()
     first = await world.run(agent.pod.backup, [noise("c")])
     await world.call("POST", "/v1/clients/shop/db-0/accept")
-    [job] = await world.backup("shop/db-0")
-    order = await agent.until(Backup)
+    order = await agent.ordered()
+    job = order.job
     assert (order.accepted, order.head) == (True, first)
     await world.run(agent.pod.backup, [noise("c")])
     await world.call("POST", f"/v1/jobs/{job}/cancel")

@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.protocol.control import (
     Accepted,
     Backup,
@@ -19,48 +18,14 @@ from holdfast_contract.protocol.control import (
     Finished,
     FinishedSeen,
     JobState,
-    Progress,
-    Restore,
     Verify,
 )
 from holdfast_server.catalog import jobs as catalog_jobs
-from tests.support.apiworld import ActedAgent, ApiWorld, serving
+from tests.support.apiworld import ApiWorld, progress, serving
 from tests.support.samples import noise
 from tests.support.uploads import Served
 
 IDS = sorted(noise(f"chunk {number}") for number in range(3))
-
-
-async def snapshot_of(world: ApiWorld, agent: ActedAgent, job: str = "", **changes: Any) -> bytes:
-    """Upload and commit a snapshot of tree chunks, beside any HTTP; in the session of `job`."""
-
-    def upload() -> bytes:
-        if not job:
-            return agent.pod.backup(IDS, kind=ChunkType.TREE, **changes)
-        session = agent.pod.open(job)
-        agent.pod.send(IDS, session, kind=ChunkType.TREE)
-        return agent.pod.finish(session, IDS, **changes).snapshot
-
-    found: bytes = await world.run(upload)
-    return found
-
-
-def progress(job: str, **more: Any) -> Progress:
-    counts = Counts(files=more.pop("files", 0), bytes_sent=more.pop("bytes_sent", 0))
-    return Progress(job=job, phase=more.pop("phase", "running"), counts=counts, **more)
-
-
-async def end(
-    agent: ActedAgent, job: str, state: JobState = JobState.COMPLETED, **more: Any
-) -> None:
-    """Say that a job is over and wait until the server has it."""
-
-    def seen() -> int:
-        return len([message for message in agent.of(FinishedSeen) if message.job == job])
-
-    before = seen()
-    await agent.send(Finished(job=job, state=state, **more))
-    await agent.world.until(lambda: seen() > before)
 
 
 @pytest.mark.parametrize(
@@ -71,16 +36,15 @@ async def test_what_change_hints_had_missed_is_an_event(
     world: ApiWorld, kind: str, missed: object, is_told: bool
 ) -> None:
     agent = await world.agent()
-    snapshot = await snapshot_of(world, agent)
+    snapshot = await agent.snapshot(IDS)
     if kind == "verify":
         body = {"kind": "verify", "snapshot": snapshot.hex()}
         [job] = [row["id"] for row in (await world.call("POST", "/v1/jobs", json=body))["jobs"]]
         await agent.until(Verify)
     else:
-        [job] = await world.backup("shop/db-0")
-        await agent.until(Backup)
-        snapshot = await snapshot_of(world, agent, job)
-    await end(agent, job, snapshot=snapshot, summary={"hints_missed": missed})
+        job = (await agent.ordered()).job
+        snapshot = await agent.snapshot(IDS, job)
+    await agent.end(job, snapshot=snapshot, summary={"hints_missed": missed})
     assert ("hints-missed" in await world.event_kinds(client="shop/db-0")) is is_told
     assert (await world.job(job))["result"]["hints_missed"] == missed
 
@@ -107,11 +71,11 @@ async def test_a_backup_from_its_request_to_its_summary(world: ApiWorld) -> None
     assert shown["result"] is None
     await agent.send(progress(job, phase="finalizing", files=4, bytes_sent=80, moved=2))
     await world.in_state(job, "Finalizing")
-    snapshot = await snapshot_of(world, agent, job)
+    snapshot = await agent.snapshot(IDS, job)
     names: dict[str, list[str]] = {"skipped": [], "plan": [], "not_exact": []}
     await agent.call("PUT", f"/jobs/{job}/result", json=names)
     told = {"files": 4, "files_new": 4, "bytes_new": 900, "parent": None}
-    await end(agent, job, snapshot=snapshot, summary=told, counts=Counts(files=4, bytes_sent=90))
+    await agent.end(job, snapshot=snapshot, summary=told, counts=Counts(files=4, bytes_sent=90))
     shown = await world.job(job)
     assert (shown["state"], shown["snapshot"]) == ("Completed", snapshot.hex())
     assert shown["result"]["files_new"] == 4
@@ -126,16 +90,16 @@ async def test_a_backup_from_its_request_to_its_summary(world: ApiWorld) -> None
 
 async def test_a_second_backup_names_head_and_parent_and_may_read_it(world: ApiWorld) -> None:
     agent = await world.agent()
-    first = await snapshot_of(world, agent)
-    [job] = await world.backup("shop/db-0")
-    order = await agent.until(Backup)
+    first = await agent.snapshot(IDS)
+    order = await agent.ordered()
+    job = order.job
     assert (order.head_seq, order.head) == (1, first)
     assert order.parent is not None
     assert (order.parent.snapshot, order.parent.client) == (first, "shop/db-0")
     assert len(order.parent.refs_object) == 26
     answer = await agent.call("POST", f"/grants/{job}/chunks", data=IDS[0])
     assert answer[:33] == IDS[0] + b"\0"
-    await end(agent, job, JobState.FAILED, error=Failure(code="internal", message="m"))
+    await agent.end(job, JobState.FAILED, error=Failure(code="internal", message="m"))
     problem = await agent.refused("POST", f"/grants/{job}/chunks", data=IDS[0])
     assert problem["code"] == "not-found"
 
@@ -146,7 +110,7 @@ async def test_jobs_of_one_client_run_one_at_a_time_in_order(world: ApiWorld) ->
     second = (await world.backup("shop/db-0"))[0]
     assert (await agent.until(Backup)).job == first
     assert (await world.job(second))["state"] == "Queued"
-    await end(agent, first, JobState.FAILED, error=Failure(code="nothing-read", message="none"))
+    await agent.end(first, JobState.FAILED, error=Failure(code="nothing-read", message="none"))
     assert (await agent.until(Backup, 2)).job == second
     failed = await world.job(first)
     assert (failed["state"], failed["error"]["code"], failed["error"]["exit"]) == (
@@ -172,7 +136,7 @@ async def test_not_more_jobs_run_than_the_settings_allow(repository: tuple[Serve
         await first.until(Backup)
         await world.services.dispatcher.round()
         assert second.of(Backup) == []
-        await end(first, jobs[0], JobState.CANCELLED)
+        await first.end(jobs[0], JobState.CANCELLED)
         assert (await second.until(Backup)).job == jobs[1]
 
 
@@ -190,10 +154,10 @@ async def test_jobs_of_agents_that_are_away_do_not_take_the_room_of_others(
 async def test_a_completed_backup_without_its_snapshot_is_not_believed(world: ApiWorld) -> None:
     agent = await world.agent()
     other = await world.agent("shop/db-1")
-    foreign = await snapshot_of(world, other)
+    foreign = await other.snapshot(IDS)
     for claimed in (None, noise("no snapshot"), foreign):
         [job] = await world.backup("shop/db-0")
-        await end(agent, job, snapshot=claimed)
+        await agent.end(job, snapshot=claimed)
         shown = await world.job(job)
         assert (shown["state"], shown["error"]["code"]) == ("Failed", "internal")
         assert shown["snapshot"] is None
@@ -210,14 +174,13 @@ async def test_a_queued_job_is_cancelled_at_once(world: ApiWorld) -> None:
 
 async def test_a_running_job_is_cancelled_by_its_agent(world: ApiWorld) -> None:
     agent = await world.agent()
-    [job] = await world.backup("shop/db-0")
-    await agent.until(Backup)
+    job = (await agent.ordered()).job
     await agent.send(Accepted(job=job))
     row = await world.call("POST", f"/v1/jobs/{job}/cancel")
     assert not JobState(row["state"]).is_final
     assert row["error"] is None
     assert (await agent.until(Cancel)).job == job
-    await end(agent, job, JobState.CANCELLED)
+    await agent.end(job, JobState.CANCELLED)
     assert (await world.job(job))["state"] == "Cancelled"
 
 
@@ -225,8 +188,7 @@ async def test_a_job_whose_agent_is_away_is_cancelled_at_once_and_the_agent_told
     world: ApiWorld,
 ) -> None:
     agent = await world.agent()
-    [job] = await world.backup("shop/db-0")
-    await agent.until(Backup)
+    job = (await agent.ordered()).job
     await agent.leave()
     row = await world.call("POST", f"/v1/jobs/{job}/cancel")
     assert row["state"] == "Cancelled"
@@ -238,8 +200,7 @@ async def test_an_agent_that_leaves_without_ending_a_cancelled_job_ends_it(
     world: ApiWorld,
 ) -> None:
     agent = await world.agent()
-    [job] = await world.backup("shop/db-0")
-    await agent.until(Backup)
+    job = (await agent.ordered()).job
     await world.call("POST", f"/v1/jobs/{job}/cancel")
     await agent.until(Cancel)
     await agent.leave()
@@ -248,8 +209,7 @@ async def test_an_agent_that_leaves_without_ending_a_cancelled_job_ends_it(
 
 async def test_a_job_goes_on_after_its_agent_came_back(world: ApiWorld) -> None:
     agent = await world.agent()
-    [job] = await world.backup("shop/db-0")
-    await agent.until(Backup)
+    job = (await agent.ordered()).job
     await agent.send(Accepted(job=job))
     await world.in_state(job, "Running")
     await agent.leave()
@@ -282,9 +242,8 @@ async def test_a_restarted_server_goes_on_with_the_jobs_that_it_had_sent(
 ) -> None:
     async with serving(*repository) as world:
         agent = await world.agent()
-        first = await snapshot_of(world, agent)
-        [job] = await world.backup("shop/db-0")
-        await agent.until(Backup)
+        first = await agent.snapshot(IDS)
+        job = (await agent.ordered()).job
         await agent.send(Accepted(job=job))
         await world.in_state(job, "Running")
     async with serving(*repository) as world:
@@ -293,7 +252,7 @@ async def test_a_restarted_server_goes_on_with_the_jobs_that_it_had_sent(
         answer = await back.call("POST", f"/grants/{job}/chunks", data=IDS[1])
         assert answer[:33] == IDS[1] + b"\0"
         await back.send(progress(job, files=2, moved=1))
-        await end(back, job, snapshot=first)
+        await back.end(job, snapshot=first)
         assert (await world.job(job))["state"] == "Completed"
 
 
@@ -303,8 +262,7 @@ async def test_a_restarted_server_still_knows_what_was_to_be_cancelled(
     served, _ = repository
     async with serving(*repository) as world:
         agent = await world.agent()
-        [job] = await world.backup("shop/db-0")
-        await agent.until(Backup)
+        job = (await agent.ordered()).job
         await world.run(
             catalog_jobs.move,
             served.catalog,
@@ -331,8 +289,7 @@ async def test_a_job_without_progress_is_ended_while_its_agent_is_connected(
     served, _ = repository
     async with serving(*repository, stall_seconds=600) as world:
         agent = await world.agent()
-        [job] = await world.backup("shop/db-0")
-        await agent.until(Backup)
+        job = (await agent.ordered()).job
         await agent.send(progress(job, files=1, moved=1))
         await world.in_state(job, "Running")
         served.clock.now += 599 * 10**9
@@ -354,8 +311,7 @@ async def test_time_without_a_connection_never_stalls_a_job(
     served, _ = repository
     async with serving(*repository, stall_seconds=600) as world:
         agent = await world.agent()
-        [job] = await world.backup("shop/db-0")
-        await agent.until(Backup)
+        job = (await agent.ordered()).job
         await agent.leave()
         served.clock.now += 10**6 * 10**9
         await world.services.dispatcher.round()
@@ -367,9 +323,8 @@ async def test_time_without_a_connection_never_stalls_a_job(
 
 async def test_an_agent_cannot_end_or_move_the_job_of_another(world: ApiWorld) -> None:
     agent, other = await world.agent(), await world.agent("shop/db-1")
-    [job] = await world.backup("shop/db-0")
-    await agent.until(Backup)
-    await end(other, job, JobState.CANCELLED)
+    job = (await agent.ordered()).job
+    await other.end(job, JobState.CANCELLED)
     await other.send(progress(job, files=77, moved=3))
     await other.send(Accepted(job=job))
     problem = await other.refused("PUT", f"/jobs/{job}/result", json={})
@@ -385,14 +340,13 @@ async def test_names_of_a_result_are_shown_for_ten_minutes_and_never_stored(
     served, _ = repository
     async with serving(*repository) as world:
         agent = await world.agent()
-        [job] = await world.backup("shop/db-0")
-        await agent.until(Backup)
+        job = (await agent.ordered()).job
         row = {"path": "/data/very-secret-name", "reason": "denied", "message": "EACCES"}
         sealed = "c2VhbGVk"
         body = {"skipped": [row], "not_exact_sealed": sealed}
         await agent.call("PUT", f"/jobs/{job}/result", json=body)
-        snapshot = await snapshot_of(world, agent)
-        await end(agent, job, snapshot=snapshot, skipped_count=1)
+        snapshot = await agent.snapshot(IDS)
+        await agent.end(job, snapshot=snapshot, skipped_count=1)
         shown = await world.job(job)
         assert shown["state"] == "CompletedWithSkips"
         assert shown["result"]["skipped"] == [row]
@@ -406,8 +360,7 @@ async def test_names_of_a_result_are_shown_for_ten_minutes_and_never_stored(
 
 async def test_who_waits_for_a_job_is_answered_when_something_changes(world: ApiWorld) -> None:
     agent = await world.agent()
-    [job] = await world.backup("shop/db-0")
-    await agent.until(Backup)
+    job = (await agent.ordered()).job
     waiting = asyncio.create_task(world.call("GET", f"/v1/jobs/{job}?wait=60"))
     # What changed before the question came does not answer it: the agent goes on until it is there.
     async with asyncio.timeout(20):
@@ -418,130 +371,21 @@ async def test_who_waits_for_a_job_is_answered_when_something_changes(world: Api
     row = await waiting
     assert row["state"] in ("Dispatched", "Running")
     waiting = asyncio.create_task(world.call("GET", f"/v1/jobs/{job}?wait=60"))
-    await end(agent, job, JobState.CANCELLED)
+    await agent.end(job, JobState.CANCELLED)
     rows = await asyncio.wait_for(waiting, 20)
     assert JobState(rows["state"]).is_final or rows["progress"]["files"] > 0
     over = await asyncio.wait_for(world.call("GET", f"/v1/jobs/{job}?wait=60"), 20)
     assert over["state"] == "Cancelled"
 
 
-async def test_restores_go_to_the_snapshots_own_client_or_to_those_named(
-    world: ApiWorld,
-) -> None:
-    agent, other = await world.agent(), await world.agent("shop/db-1")
-    snapshot = await snapshot_of(world, agent)
-    item = {"snapshot": snapshot.hex(), "path": "/data/a"}
-    body = {"kind": "restore", "items": [item], "target": "/restore", "overwrite": "if-newer"}
-    created = await world.call("POST", "/v1/jobs", json=body | {"include": ["*.db"]})
-    assert [row["client"] for row in created["jobs"]] == ["shop/db-0"]
-    order = await agent.until(Restore)
-    assert (order.items[0].snapshot, order.items[0].client) == (snapshot, "shop/db-0")
-    assert (order.items[0].path, order.target, order.include) == (
-        b"/data/a",
-        b"/restore",
-        ["*.db"],
-    )
-    assert order.overwrite == "if-newer"
-    both = {"to": ["shop/db-0", "shop/db-1", "shop/db-1"]}
-    created = await world.call("POST", "/v1/jobs", json=body | both)
-    assert [row["client"] for row in created["jobs"]] == ["shop/db-0", "shop/db-1"]
-    far = await other.until(Restore)
-    answer = await other.call("POST", f"/grants/{far.job}/chunks", data=IDS[0])
-    assert answer[:33] == IDS[0] + b"\0"
-    manifest = await other.call("GET", f"/snapshots/{snapshot.hex()}/manifest")
-    assert manifest.startswith(b"HFMF")
-    await end(other, far.job, not_exact_count=2)
-    shown = await world.job(far.job)
-    assert (shown["state"], shown["snapshot"]) == ("CompletedWithSkips", snapshot.hex())
-    assert (shown["result"]["not_exact"], shown["result"]["not_exact_count"]) == (None, 2)
-    problem = await other.refused("GET", f"/snapshots/{snapshot.hex()}/manifest")
-    assert problem["code"] == "not-found"
-
-
-async def test_a_verify_goes_to_the_snapshots_own_client(world: ApiWorld) -> None:
-    agent = await world.agent()
-    snapshot = await snapshot_of(world, agent)
-    body = {"kind": "verify", "snapshot": snapshot.hex()}
-    [row] = (await world.call("POST", "/v1/jobs", json=body))["jobs"]
-    order = await agent.until(Verify)
-    assert (order.job, order.item.snapshot, order.item.path) == (row["id"], snapshot, b"/")
-
-
 async def test_a_refusal_by_the_pod_is_the_jobs_error(world: ApiWorld) -> None:
     agent = await world.agent()
-    [job] = await world.backup("shop/db-0", paths=["/etc"])
-    await agent.until(Backup)
+    job = (await agent.ordered(paths=["/etc"])).job
     failure = Failure(code="outside-roots", message="/etc is outside", hint="see HOLDFAST_ROOTS")
-    await end(agent, job, JobState.FAILED, error=failure)
+    await agent.end(job, JobState.FAILED, error=failure)
     error = (await world.job(job))["error"]
     assert (error["code"], error["exit"], error["hint"]) == (
         "outside-roots",
         12,
         "see HOLDFAST_ROOTS",
     )
-
-
-@pytest.mark.parametrize(
-    ("body", "code"),
-    [
-        ({"kind": "backup", "clients": ["shop/nobody"]}, "not-found"),
-        ({"kind": "backup", "clients": ["nobody"]}, "invalid"),
-        ({"kind": "backup", "clients": []}, "invalid"),
-        ({"kind": "backup", "clients": ["shop/db-0"], "paths": ["data"]}, "usage"),
-        ({"kind": "backup", "clients": ["shop/db-0"], "paths": ["/a/../b"]}, "usage"),
-        ({"kind": "backup", "clients": ["shop/db-0"], "tags": [""]}, "usage"),
-        (
-            {"kind": "backup", "clients": ["shop/db-0"], "paths": ["/" + "x" * 4000] * 250},
-            "too-large",
-        ),
-        ({"kind": "verify", "snapshot": "ab" * 32}, "not-found"),
-        ({"kind": "restore", "items": [{"snapshot": "ab" * 32}]}, "not-found"),
-        ({"kind": "restore", "items": []}, "invalid"),
-    ],
-)
-async def test_what_cannot_be_done_is_refused_before_there_is_a_job(
-    world: ApiWorld, body: dict[str, Any], code: str
-) -> None:
-    await world.pod()
-    assert (await world.refused("POST", "/v1/jobs", json=body))["code"] == code
-    assert (await world.call("GET", "/v1/jobs"))["items"] == []
-
-
-async def test_one_unknown_client_of_several_starts_nothing(world: ApiWorld) -> None:
-    await world.pod()
-    body = {"kind": "backup", "clients": ["shop/db-0", "shop/nobody"]}
-    assert (await world.refused("POST", "/v1/jobs", json=body))["code"] == "not-found"
-    assert (await world.call("GET", "/v1/jobs"))["items"] == []
-
-
-async def test_a_snapshot_is_not_restored_to_another_domain(world: ApiWorld) -> None:
-    agent = await world.agent()
-    snapshot = await snapshot_of(world, agent)
-    await world.domain("other")
-    await world.agent("other/x")
-    for body in (
-        {"kind": "restore", "items": [{"snapshot": snapshot.hex()}], "to": ["other/x"]},
-        {"kind": "verify", "snapshot": snapshot.hex(), "to": "other/x"},
-    ):
-        assert (await world.refused("POST", "/v1/jobs", json=body))["code"] == "refused"
-    assert "refused" in await world.event_kinds()
-
-
-async def test_jobs_are_listed_newest_first_by_client_and_state(world: ApiWorld) -> None:
-    await world.pod()
-    await world.pod("shop/db-1")
-    made_jobs = [
-        (await world.backup(client))[0] for client in ("shop/db-0", "shop/db-1", "shop/db-0")
-    ]
-    await world.call("POST", f"/v1/jobs/{made_jobs[0]}/cancel")
-
-    async def ids(query: str = "") -> list[str]:
-        listing = await world.call("GET", f"/v1/jobs{query}")
-        return [row["id"] for row in listing["items"]]
-
-    assert await ids() == made_jobs[::-1]
-    assert await ids("?client=shop/db-0") == [made_jobs[2], made_jobs[0]]
-    assert await ids("?state=Cancelled") == [made_jobs[0]]
-    first = await world.call("GET", "/v1/jobs?limit=2")
-    assert first["next"] == made_jobs[1]
-    assert await ids(f"?limit=2&after={first['next']}") == [made_jobs[0]]

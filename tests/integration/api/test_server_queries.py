@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from holdfast_contract.protocol.control import (
-    Backup,
     Browse,
     CancelQuery,
     Finished,
@@ -271,8 +270,7 @@ async def test_an_empty_answer_is_an_answer(world: ApiWorld) -> None:
 async def test_a_sealed_report_is_opened_by_an_agent(world: ApiWorld) -> None:
     agent = await world.agent()
     snapshot = await snapshot_of(agent)
-    [job] = await world.backup("shop/db-0")
-    await agent.until(Backup)
+    job = (await agent.ordered()).job
     result = {"not_exact_sealed": "c2VhbGVk"}
     await agent.call("PUT", f"/jobs/{job}/result", json=result)
     await agent.send(Finished(job=job, state=JobState.COMPLETED, snapshot=bytes.fromhex(snapshot)))

@@ -12,8 +12,6 @@ from holdfast_contract.format.manifest import dataset_id
 from holdfast_contract.protocol.control import (
     Backup,
     Failure,
-    Finished,
-    FinishedSeen,
     JobState,
     Reference,
 )
@@ -40,17 +38,6 @@ async def snapshot_of(world: ApiWorld, pod: Pod, **changes: Any) -> bytes:
     return found
 
 
-async def ordered(world: ApiWorld, agent: ActedAgent, count: int = 1, **more: Any) -> Backup:
-    """Ask for a backup and return the agent's order."""
-    await world.backup(str(agent.client), **more)
-    return await agent.until(Backup, count)
-
-
-async def end(agent: ActedAgent, job: str, state: JobState, **more: Any) -> None:
-    await agent.send(Finished(job=job, state=state, **more))
-    await agent.world.until(lambda: any(seen.job == job for seen in agent.of(FinishedSeen)))
-
-
 async def statuses(agent: ActedAgent, job: str, *ids: bytes) -> list[int]:
     """Return the status byte of each chunk that is asked for."""
     answers = [await agent.call("POST", f"/grants/{job}/chunks", data=chunk) for chunk in ids]
@@ -73,7 +60,7 @@ async def test_a_backup_names_the_newest_complete_snapshot_of_its_workload(
     for stranger in strangers:
         await snapshot_of(world, stranger)
     agent = await world.agent("shop/db-10")
-    order = await ordered(world, agent)
+    order = await agent.ordered()
     assert order.parent is None
     assert order.references == [Reference(first, "shop/db-0"), Reference(newest, "shop/db-9")]
 
@@ -87,7 +74,7 @@ async def test_one_with_skips_stands_in_and_one_of_a_revoked_client_does_not(
     await snapshot_of(world, revoked)
     await world.call("POST", "/v1/clients/shop/db-7/revoke")
     agent = await world.agent("shop/db-1")
-    assert (await ordered(world, agent)).references == [Reference(found, "shop/db-0")]
+    assert (await agent.ordered()).references == [Reference(found, "shop/db-0")]
 
 
 async def test_what_backs_up_the_same_paths_goes_before_what_is_newer(world: ApiWorld) -> None:
@@ -95,8 +82,8 @@ async def test_what_backs_up_the_same_paths_goes_before_what_is_newer(world: Api
     same = await snapshot_of(world, pod, dataset=dataset_id((b"/data",), ()))
     other = await snapshot_of(world, pod, dataset=OTHER_PATHS)
     agents = [await world.agent("shop/db-1"), await world.agent("shop/db-2")]
-    one = await ordered(world, agents[0], paths=["/data"])
-    two = await ordered(world, agents[1], paths=["/elsewhere"])
+    one = await agents[0].ordered(paths=["/data"])
+    two = await agents[1].ordered(paths=["/elsewhere"])
     assert [order.references[0].snapshot for order in (one, two)] == [same, other]
 
 
@@ -105,7 +92,7 @@ async def test_new_paths_name_the_oldest_paths_of_the_client(world: ApiWorld) ->
     oldest = await snapshot_of(world, agent.pod, dataset=noise("first", 16))
     await snapshot_of(world, agent.pod, dataset=noise("second", 16))
     newest = await snapshot_of(world, agent.pod, dataset=noise("third", 16))
-    order = await ordered(world, agent, paths=["/fourth"])
+    order = await agent.ordered(paths=["/fourth"])
     assert order.parent is not None
     assert order.parent.snapshot == newest
     assert order.references == [Reference(oldest, "shop/host")]
@@ -122,7 +109,7 @@ async def test_a_domain_that_does_not_share_names_nobody(world: ApiWorld) -> Non
     agents = [await world.agent("shop/db-1"), await world.agent("shop/db-2")]
     for agent in agents:
         # And nobody waits for anybody.
-        assert (await ordered(world, agent)).references == []
+        assert (await agent.ordered()).references == []
 
 
 # --- what is granted
@@ -134,7 +121,7 @@ async def test_a_reference_grants_its_tree_until_the_job_ends_and_is_recorded(
     agent = await world.agent("shop/db-1")
     manifest = f"/snapshots/{snapshot.hex()}/manifest"
     assert (await agent.refused("GET", manifest))["code"] == "not-found"
-    order = await ordered(world, agent)
+    order = await agent.ordered()
     assert await statuses(agent, order.job, TREE, CONTENT) == [HERE, ABSENT]
     # Asked for by its id, and answered yes, it belongs to the job's own upload.
     session = await world.run(agent.pod.open, order.job)
@@ -144,7 +131,7 @@ async def test_a_reference_grants_its_tree_until_the_job_ends_and_is_recorded(
     found = await world.call("GET", "/v1/events", params={"client": "shop/db-1"})
     (event,) = [row for row in found["items"] if row["kind"] == "reference-granted"]
     assert (event["details"]["snapshot"], event["details"]["of"]) == (snapshot.hex(), "shop/db-0")
-    await end(agent, order.job, JobState.FAILED, error=Failure(code="internal", message="m"))
+    await agent.end(order.job, JobState.FAILED, error=Failure(code="internal", message="m"))
     assert (await agent.refused("GET", manifest))["code"] == "not-found"
     path = f"/grants/{order.job}/chunks"
     assert (await agent.refused("POST", path, data=TREE))["code"] == "not-found"
@@ -153,7 +140,7 @@ async def test_a_reference_grants_its_tree_until_the_job_ends_and_is_recorded(
 async def test_the_own_parent_grants_no_more_than_its_tree(world: ApiWorld) -> None:
     agent = await world.agent("shop/db-0")
     await snapshot_of(world, agent.pod)
-    order = await ordered(world, agent)
+    order = await agent.ordered()
     assert await statuses(agent, order.job, TREE, CONTENT) == [HERE, ABSENT]
 
 
@@ -162,7 +149,7 @@ async def test_damage_of_a_reference_is_told_with_the_order(world: ApiWorld) -> 
     snapshot = await snapshot_of(world, pod)
     await world.run(damage, world.served, CONTENT)
     agent = await world.agent("shop/db-1")
-    order = await ordered(world, agent)
+    order = await agent.ordered()
     assert (order.references[0].snapshot, order.damaged) == (snapshot, 1)
     assert await agent.call("GET", f"/jobs/{order.job}/damaged") == CONTENT
 
@@ -181,7 +168,7 @@ async def test_a_reference_that_is_pruned_meanwhile_takes_nothing_else_with_it(
     pod = await world.pod("shop/db-0")
     snapshot = await snapshot_of(world, pod)
     agent = await world.agent("shop/db-1")
-    order = await ordered(world, agent)
+    order = await agent.ordered()
 
     def prune(tx: Any) -> None:
         where = schema.snapshots.c.snapshot == snapshot
@@ -223,9 +210,9 @@ async def test_first_backups_begin_when_the_first_has_ended_in_any_other_way(
     await world.until_event("job-waits", "shop/db-1")
     if ending == "failed":
         error = Failure(code="nothing-read", message="none")
-        await end(first, jobs[0], JobState.FAILED, error=error)
+        await first.end(jobs[0], JobState.FAILED, error=error)
     elif ending == "cancelled":
-        await end(first, jobs[0], JobState.CANCELLED)
+        await first.end(jobs[0], JobState.CANCELLED)
     else:
         await first.leave()
     assert (await second.until(Backup)).job == jobs[1]

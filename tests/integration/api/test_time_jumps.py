@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from holdfast_contract.clock import rfc3339
-from holdfast_contract.protocol.control import Backup, Counts, JobState, Progress
+from holdfast_contract.protocol.control import JobState
 from holdfast_server.auth.certificates import (
     names_to_certify,
     own_certificates,
@@ -23,7 +23,7 @@ from holdfast_server.catalog.clock_jumps import KIND
 from holdfast_server.control.clock_watch import AWAY_SECONDS, JUMP_SECONDS
 from holdfast_server.control.workers import Workers
 from holdfast_server.runtime import renew_certificate
-from tests.support.apiworld import ApiWorld, made, serving
+from tests.support.apiworld import ApiWorld, made, progress, serving
 from tests.support.samples import ids
 from tests.support.uploads import Served, TickingClock
 
@@ -120,9 +120,8 @@ async def test_a_jump_stalls_no_job_and_forgets_no_name(
     served, _ = repository
     async with serving(*repository, stall_seconds=600) as world:
         agent = await world.agent()
-        [job] = await world.backup("shop/db-0")
-        await agent.until(Backup)
-        await agent.send(_progress(job))
+        job = (await agent.ordered()).job
+        await agent.send(progress(job, files=1, current=b"", moved=1))
         await world.in_state(job, "Running")
         world.services.results.put(OVER, b"{}", None)
         world.services.results.ended(OVER)
@@ -137,10 +136,6 @@ async def test_a_jump_stalls_no_job_and_forgets_no_name(
         await world.services.dispatcher.round()
         assert (await world.job(job))["state"] == JobState.FAILED.value
         assert world.services.results.get(OVER) is None
-
-
-def _progress(job: str) -> Progress:
-    return Progress(job=job, phase="running", counts=Counts(files=1), current=b"", moved=1)
 
 
 # --- tokens and enrolment
