@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.hinted import BASES, DIRECTORIES, HintedBench, hinted_bench, plant
+
 
 @pytest.fixture
 def open_tmp() -> Iterator[Path]:
@@ -17,3 +19,13 @@ def open_tmp() -> Iterator[Path]:
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def quiet() -> Iterator[HintedBench]:
+    """A client on ext4 or what the machine has, whose directories are all quiet."""
+    with hinted_bench(BASES[1]) as made:
+        plant(made.volume)
+        made.check()
+        assert made.unread() == DIRECTORIES
+        yield made

@@ -17,6 +17,7 @@ from holdfast_agent.state.directory import StateDirectory
 from tests.support.backup_bench import count
 from tests.support.hinted import (
     BASES,
+    DIRECTORIES,
     HintedBench,
     hinted_bench,
     plant,
@@ -25,25 +26,12 @@ from tests.support.hinted import (
 )
 from tests.support.privilege import without_privilege
 
-DIRECTORIES = 9
-"""Of the planted volume, its top included."""
-
 
 @pytest.fixture(params=BASES)
 def bench(request: pytest.FixtureRequest) -> Iterator[HintedBench]:
     with hinted_bench(request.param) as made:
         plant(made.volume)
         made.check()
-        yield made
-
-
-@pytest.fixture
-def quiet() -> Iterator[HintedBench]:
-    """A client on ext4 or what the machine has, whose directories are all quiet."""
-    with hinted_bench(BASES[1]) as made:
-        plant(made.volume)
-        made.check()
-        assert made.unread() == DIRECTORIES
         yield made
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 
@@ -18,26 +17,13 @@ from holdfast_contract.protocol.control import JobState
 from tests.support.backup_bench import BackupBench, count, interrupting, on_disk
 from tests.support.hinted import (
     BASES,
+    DIRECTORIES,
     HintedBench,
     hinted_bench,
     plant,
     remain_mapped,
 )
 from tests.support.memory_repository import MemoryUploads
-
-DIRECTORIES = 9
-"""Of the planted volume, its top included."""
-
-
-@pytest.fixture
-def quiet() -> Iterator[HintedBench]:
-    """A client on ext4 or what the machine has, whose directories are all quiet."""
-    with hinted_bench(BASES[1]) as made:
-        plant(made.volume)
-        made.check()
-        assert made.unread() == DIRECTORIES
-        yield made
-
 
 # --- what makes everything be read ----------------------------------------------------------------
 

@@ -20,6 +20,8 @@ from tests.support.trees import Aspect, Tree, compare, scan
 
 BASES = ["/dev/shm", tempfile.gettempdir()]
 """Folders on a tmpfs, and on what the machine has else (ext4, overlayfs)."""
+DIRECTORIES = 9
+"""Of the planted volume, its top included."""
 # The comparator knows holes by the file system's blocks, a snapshot by units of 64 KiB.
 GRAIN = (Aspect.HOLES, Aspect.ALLOCATION)
 SAME = ("files", "dirs", "bytes", "files_new", "files_changed", "files_unmodified")

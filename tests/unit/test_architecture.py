@@ -134,6 +134,14 @@ def test_a_library_without_a_home_is_found(line: str) -> None:
     assert homeless(line)
 
 
+def loaded_by(script: str) -> set[str]:
+    """Return the names of modules that a Python of its own prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    return set(done.stdout.split())
+
+
 def test_the_command_is_loaded_without_an_http_framework_or_a_database() -> None:
     script = (
         "import importlib, pkgutil, sys, holdfast_cli\n"
@@ -141,10 +149,7 @@ def test_the_command_is_loaded_without_an_http_framework_or_a_database() -> None
         "    importlib.import_module(found.name)\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
-    )
-    loaded = set(done.stdout.split())
+    loaded = loaded_by(script)
     assert "holdfast_cli" in loaded
     assert loaded & {"aiohttp", "sqlalchemy", "alembic", "holdfast_server"} == set()
 
@@ -156,10 +161,7 @@ def test_an_agent_that_idles_has_not_loaded_what_only_a_job_or_a_flag_needs() ->
         "main.read_invocation(main.PROGRAM, [], {})\n"
         "print(*sorted(sys.modules))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
-    )
-    loaded = set(done.stdout.split())
+    loaded = loaded_by(script)
     assert "holdfast_agent.runtime.workshop" in loaded
     jobs = {"sqlite3", "zstandard", "pyfastcdc", "holdfast_agent.engine.walk"}
     assert loaded & (jobs | {"argparse", "tempfile", "shutil"}) == set()
