@@ -13,6 +13,7 @@ import threading
 from asyncio import base_events
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
+from functools import partial
 from random import Random
 from typing import Any, Final
 
@@ -77,6 +78,7 @@ class SimLoop(base_events.BaseEventLoop):
         self.back.acquire()
         self._workers: list[Worker] = []
         self.idle: list[Worker] = []
+        self._readers: dict[int, Callable[[], None]] = {}
 
     def time(self) -> float:
         """Return virtual seconds."""
@@ -87,6 +89,26 @@ class SimLoop(base_events.BaseEventLoop):
 
     def _write_to_self(self) -> None:
         """Nobody has to be woken: who calls from a fiber holds the baton."""
+
+    def add_reader(  # type: ignore[override]
+        self, fd: Any, callback: Callable[..., Any], *args: Any
+    ) -> None:
+        """Have something simulated polled: see `readable`."""
+        self._readers[fd] = partial(callback, *args)
+        self.readable(fd, 0.0)
+
+    def remove_reader(self, fd: Any) -> bool:
+        """Poll it no more."""
+        return self._readers.pop(fd, None) is not None
+
+    def readable(self, fd: int, delay: float) -> None:
+        """Have whoever polls `fd` told, after `delay`, that it can be read."""
+
+        def tell() -> None:
+            if fd in self._readers:
+                self._readers[fd]()
+
+        self.call_later(delay, tell)
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Executor | None, func: Callable[..., Any], *args: Any

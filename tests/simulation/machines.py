@@ -330,6 +330,7 @@ class Pod:
         self.machine.is_down = True
         self.state: SimState | None = None
         self.agent: Agent | None = None
+        self.has_change_hints = False
         self.starts = 0
         self.ended: asyncio.Task[None] | None = None
 
@@ -356,7 +357,7 @@ class Pod:
             enrol_token_file=None,
             workers=2,
             memory_max_bytes=96 * MIB,
-            has_change_hints=False,
+            has_change_hints=self.has_change_hints,
         )
         context = context_of(machine)
         self.ended = loop_now().create_task(self._run(config, self.state), context=context)
@@ -393,6 +394,7 @@ class Pod:
         """Stop, if it runs."""
         self.stop_now()
         await bury(self.machine)
+        self.volume.queues.clear()
         self.trace("agent is down", self.name)
         if self.state is not None:
             self.state.close()

@@ -17,6 +17,7 @@ from sqlalchemy import select, update
 
 from holdfast_agent.engine.assembly import Assembly
 from holdfast_agent.engine.refs import BuiltRefs
+from holdfast_agent.sources.watches import Watches
 from holdfast_agent.tree.page import page_ids
 from holdfast_contract.errors import Conflict
 from holdfast_server.api import agent_jobs
@@ -31,6 +32,7 @@ from holdfast_server.repository.commit import Commits, Committed
 from holdfast_server.repository.commit_check import Checker
 from holdfast_server.stores.incoming import Temporary
 from holdfast_server.stores.local import LocalStore
+from tests.simulation.hints import watches_of
 from tests.simulation.installation import installed
 from tests.simulation.loop import MACHINE, Machine, loop_now, pause
 from tests.simulation.threads import Thread
@@ -270,6 +272,58 @@ def content_id_not_recomputed() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def hints_kept_after_an_overflow() -> Iterator[None]:
+    """The queue was full for a moment; what was told before still counts."""
+    with patch.object(Watches, "_lose_all", lambda self: None):
+        yield
+
+
+@contextmanager
+def hints_kept_over_a_restart() -> Iterator[None]:
+    """The agent was away for a moment only."""
+    kept: dict[int, Watches] = {}
+
+    def watches(clock: Any) -> Watches:
+        found = kept.setdefault(id(clock.volume), watches_of(clock))
+        queue: Any = found._queue
+        if queue is not None and queue not in clock.volume.queues:
+            clock.volume.queues.append(queue)
+            found._busy = None
+        return found
+
+    with (
+        patch("tests.simulation.stand_ins.watches_of", watches),
+        patch.object(Watches, "close", lambda self: None),
+    ):
+        yield
+
+
+@contextmanager
+def hints_true_for_any_parent() -> Iterator[None]:
+    """What was looked at was looked at, whether or not a snapshot came of it."""
+    plain = Watches.begin
+
+    def begin(self: Watches, parent: bytes, view: Any, *, is_known: bool) -> Any:
+        self._truth = (parent, view)
+        self._before |= self._now
+        return plain(self, parent, view, is_known=is_known)
+
+    def end(self: Watches, job: Any, truth: Any, *, has_read_all: bool) -> None:
+        plain_end(self, job, truth or (b"", job._view), has_read_all=has_read_all)
+
+    plain_end = Watches.end
+    with patch.object(Watches, "begin", begin), patch.object(Watches, "end", end):
+        yield
+
+
+@contextmanager
+def hints_of_a_directory_whatever_its_path() -> Iterator[None]:
+    """A directory of which nothing was told is the one that it was."""
+    with patch("holdfast_agent.sources.watches.hash", lambda path: 0, create=True):
+        yield
+
+
 class Mistake(NamedTuple):
     """A planted mistake, and where it is met."""
 
@@ -296,6 +350,10 @@ MISTAKES: Final[dict[str, Mistake]] = {
         (catalog_rolled_back_unnoticed, "rollback", 107),
         (report_of_a_job_stored_in_clear, "races", 20),
         (content_id_not_recomputed, "strangers", 39),
+        (hints_kept_after_an_overflow, "hints", 54),
+        (hints_kept_over_a_restart, "hints", 38),
+        (hints_true_for_any_parent, "hints", 246),
+        (hints_of_a_directory_whatever_its_path, "hints", 38),
     )
 }
 

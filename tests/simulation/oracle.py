@@ -159,6 +159,7 @@ class Oracle:
             rows = self._rows(tx)
         self._check_acknowledged(rows)
         self._check_history(shown)
+        self._check_hints(catalog)
         self._check_journal(rows)
         self._check_live(catalog)
         for record in shown:
@@ -193,6 +194,12 @@ class Oracle:
             for before, after in pairwise(own):
                 if after.seq == before.seq + 1:
                     demand(after.prev == before.id, "the history of", pod.name, "is torn")
+
+    @staticmethod
+    def _check_hints(catalog: Any) -> None:
+        kinds = select(schema.events.c.kind).where(schema.events.c.kind == "hints-missed")
+        with catalog.read() as tx:
+            demand(not tx.execute(kinds).first(), "change hints have missed something")
 
     def _check_journal(self, rows: list[RowMapping]) -> None:
         store, catalog = self._store(), self.server.catalog

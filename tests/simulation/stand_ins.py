@@ -19,9 +19,10 @@ from aiohttp import web
 from holdfast_agent.crypto.keys import DomainKeys, content_id
 from holdfast_contract.ids import new_ulid
 from tests.simulation import threads
+from tests.simulation.hints import watches_of
 from tests.simulation.loop import MACHINE
 from tests.simulation.network import SimChannel, SimHttpClient, SimStreamed
-from tests.simulation.volume import SimSource
+from tests.simulation.volume import SimSource, stats_of
 
 _THREADING = (
     "holdfast_agent.engine.memory",
@@ -30,6 +31,7 @@ _THREADING = (
     "holdfast_agent.jobs.runner",
     "holdfast_agent.jobs.tracking",
     "holdfast_agent.runtime.workshop",
+    "holdfast_agent.sources.watches",
     "holdfast_agent.transport.limiter",
     "holdfast_agent.transport.retry",
     "holdfast_agent.transport.uploads",
@@ -52,6 +54,8 @@ _PATIENCE = {
     # Nothing is found by these rounds that others do not find: they only cost time here.
     "holdfast_server.control.dispatcher.ROUND_SECONDS": 5.0,
     "holdfast_agent.runtime.service.PROGRESS_SECONDS": 3.0,
+    # Nothing here is written without a word: hints alone decide about files as soon as they may.
+    "holdfast_agent.jobs.backup.YOUNG_NS": 0,
 }
 _SMALL = {
     # No file here is longer: memory that nobody uses takes time to be made.
@@ -86,6 +90,9 @@ def simulated(rng: Random) -> Iterator[None]:
         "holdfast_agent.runtime.service.HttpClient": SimHttpClient,
         "holdfast_agent.runtime.service.Channel": SimChannel,
         "holdfast_agent.jobs.backup.VolumeSource": SimSource,
+        "holdfast_agent.jobs.backup.mounts_below": lambda paths: b"",
+        "holdfast_agent.jobs.backup_hints.stats_of": stats_of,
+        "holdfast_agent.sources.watches.Watches": watches_of,
         "holdfast_server.api.chunks.web": web_here,
         "holdfast_agent.engine.files.content_id": _lying_content_id,
     }

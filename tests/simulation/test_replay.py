@@ -14,8 +14,8 @@ from tests.simulation.seeds import check_seeds
 from tests.simulation.world import run_seed, world_of
 
 TOP = Path(__file__).resolve().parents[2]
-SEEDS = (3, 4, 6)
-"""Of three themes: the garbage collector, strangers, races."""
+SEEDS = (3, 4, 6, 13)
+"""Of four themes: the garbage collector, strangers, change hints, races."""
 
 
 def test_a_seed_gives_the_same_trace_in_every_process() -> None:

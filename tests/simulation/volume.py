@@ -6,15 +6,17 @@ same. Every content that a file ever had is remembered with its time: what a sna
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import combinations
 from random import Random
-from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from holdfast_agent.crypto.keys import DomainKeys, link_group
-from holdfast_agent.engine.source import AtRest, Attributes, DoubtKey, Row, Unreadable
+from holdfast_agent.engine.source import AtRest, Attributes, DoubtKey, Listing, Row, Unreadable
+from holdfast_agent.jobs.backup_hints import AuditedListing, Hints, QuietListing
 from holdfast_agent.sources import scan
 from holdfast_agent.sources.filesystems import FilesystemKind
 from holdfast_agent.sources.findings import Finding
@@ -22,6 +24,7 @@ from holdfast_agent.sources.roots import Roots
 from holdfast_agent.sources.secondlook import WAIT_SECONDS, is_young
 from holdfast_agent.tree.entry import Content, EntryType, Stat
 from holdfast_agent.tree.known import KnownPage
+from tests.simulation.hints import SimQueue
 from tests.simulation.loop import pause
 
 TICK_NS: Final = 10_000_000
@@ -55,6 +58,8 @@ class Volume:
     """Files that cannot be read now."""
     races: float = 0.0
     """Chance that the application writes just before a file is read, and once more just after."""
+    queues: list[SimQueue] = field(default_factory=list)
+    """Told what happens in directories."""
 
     def __post_init__(self) -> None:
         self._make(TOP, None)
@@ -72,6 +77,15 @@ class Volume:
     def _touch_above(self, path: bytes) -> None:
         above = self.nodes[path.rpartition(b"/")[0]]
         above.mtime_ns = above.ctime_ns = self.clock.stamp_ns()
+        self._tell_above(path)
+
+    def _tell_above(self, path: bytes) -> None:
+        if path != TOP:
+            self._tell(self.nodes[path.rpartition(b"/")[0]])
+
+    def _tell(self, directory: SimFile, *, is_gone: bool = False) -> None:
+        for queue in self.queues:
+            queue.tell(directory.inode, is_gone=is_gone)
 
     def files(self) -> list[bytes]:
         """Return the paths of all files."""
@@ -93,6 +107,7 @@ class Volume:
         node.content = content
         node.mtime_ns = node.ctime_ns = self.clock.stamp_ns()
         self._note(path, content)
+        self._tell_above(path)
 
     def make_directory(self, path: bytes) -> None:
         """Make a directory."""
@@ -103,8 +118,11 @@ class Volume:
     def remove(self, path: bytes) -> None:
         """Remove an entry with all below it."""
         for below in [p for p in self.nodes if p == path or p.startswith(path + b"/")]:
-            if self.nodes.pop(below).content is not None:
+            node = self.nodes.pop(below)
+            if node.content is not None:
                 self._note(below, None)
+            else:
+                self._tell(node, is_gone=True)
         self._touch_above(path)
 
     def rename(self, path: bytes, new: bytes) -> None:
@@ -120,6 +138,32 @@ class Volume:
         self._touch_above(path)
         self._touch_above(new)
 
+    def move_directory(self, path: bytes, new: bytes) -> None:
+        """Move a directory: it is told so, and the two above it, but nothing that lies in it."""
+        self._touch_above(path)
+        self._tell(self.nodes[path])
+        for below in [p for p in self.nodes if p == path or p.startswith(path + b"/")]:
+            node = self.nodes.pop(below)
+            moved = self.nodes[new + below[len(path) :]] = node
+            if moved.content is not None:
+                self._note(below, None)
+                self._note(new + below[len(path) :], moved.content)
+        self.nodes[new].ctime_ns = self.clock.stamp_ns()
+        self._touch_above(new)
+
+    def exchange_directories(self) -> None:
+        """Give two directories that lie beside each other each other's names."""
+        pairs = [
+            (one, two)
+            for one, two in combinations(self.directories(), 2)
+            if one.rpartition(b"/")[0] == two.rpartition(b"/")[0]
+        ]
+        if pairs:
+            one, two = self.rng.choice(pairs)
+            self.move_directory(one, one + b"-aside")
+            self.move_directory(two, one)
+            self.move_directory(one + b"-aside", two)
+
     def lock(self, paths: set[bytes]) -> None:
         """Have these files, and no others, refuse to be read: as by chmod, which their ctime shows.
 
@@ -128,6 +172,7 @@ class Volume:
         for path in sorted(paths ^ self.locked):
             if path in self.nodes:
                 self.nodes[path].ctime_ns = self.clock.stamp_ns()
+                self._tell_above(path)
         self.locked = paths
 
     def act(self) -> str:
@@ -259,6 +304,25 @@ def attributes_of(node: SimFile) -> Attributes:
     return Attributes(owner, int(kind), 1, inode, 1, size, mtime_ns, ctime_ns, ())
 
 
+class SimDirectory(NamedTuple):
+    """A directory that is open."""
+
+    kind: FilesystemKind
+    opened_ns: int
+    descriptor: int
+    look: Callable[[bytes], Stat]
+
+
+def stats_of(directory: SimDirectory, names: Iterable[bytes]) -> scan.Listing:
+    """Return what these names are now, as `scan.stats_of` does."""
+    entries = []
+    for name in names:
+        with suppress(Unreadable):
+            entries.append(directory.look(name))
+    pause(0.0002)
+    return scan.Listing(entries, [])
+
+
 class SimListing:
     """The names of one directory; fits engine.source.Listing."""
 
@@ -294,11 +358,11 @@ class SimPlace:
     def __init__(self, source: SimSource) -> None:
         self._source = source
         self._path = b""
-        self._opened = [self._looked()]
+        self._opened: list[Any] = [self._looked(0)]
 
-    def _looked(self) -> Any:
+    def _looked(self, inode: int) -> SimDirectory:
         opened_ns = self._source.clock.stamp_ns()
-        return SimpleNamespace(kind=FilesystemKind.LOCAL, opened_ns=opened_ns)
+        return SimDirectory(FilesystemKind.LOCAL, opened_ns, inode, self.look)
 
     def _node(self, name: bytes) -> SimFile:
         node = self._source.volume.nodes.get(self._path + b"/" + name)
@@ -314,9 +378,10 @@ class SimPlace:
         return Stat(name, int(EntryType.FILE), 0o644, size, mtime_ns, ctime_ns, inode, flags)
 
     def enter(self, name: bytes) -> bool:
-        if self._node(name).content is not None:
+        node = self._node(name)
+        if node.content is not None:
             raise Unreadable("replaced", "no directory")
-        self._opened.append(self._looked())
+        self._opened.append(self._looked(node.inode))
         pause(0.0002)
         self._path += b"/" + name
         return True
@@ -332,7 +397,20 @@ class SimPlace:
     def device(self) -> int:
         return 1
 
-    def listing(self, parent: Iterator[KnownPage]) -> SimListing:
+    def listing(self, parent: Iterator[KnownPage]) -> Listing:
+        hints, directory = self._source.hints, self._opened[-1]
+        if hints is None:
+            return self._read()
+        watch, is_quiet = hints.watching.look(directory, self._path)
+        if not is_quiet:
+            return self._read()
+        quiet = QuietListing(directory, self._path, parent, hints, watch)
+        if hints.watching.is_audit:
+            return AuditedListing(self._read(), quiet, partial(hints.watching.suspect, watch))
+        hints.watching.unread += 1
+        return quiet
+
+    def _read(self) -> SimListing:
         here = self._path + b"/"
         names = [
             path[len(here) :]
@@ -398,12 +476,15 @@ class SimSource:
         self.keys = keys
         self.clock = clock
         self.volume: Volume = clock.volume
-        self.hints: object | None = None
+        self.hints: Hints | None = None
         self.notes: dict[bytes, Finding] = {}
         self._sleep = sleep
         self._doubts: dict[DoubtKey, tuple[tuple[int, int, int, int], float, bool]] = {}
 
     def tops(self) -> Sequence[bytes]:
+        return (TOP,)
+
+    def real_paths(self) -> tuple[bytes, ...]:
         return (TOP,)
 
     def open_top(self, path: bytes) -> SimPlace:

@@ -176,10 +176,12 @@ class World:
         files.keys_or_new(identity.key.private_bytes)
         files.keep_record(identity.record)
         state.close()
-        return Pod(
+        pod = Pod(
             name, folder, self.network, self.rng, self.trace,
             keys=domain_keys(name.domain), identity=identity,
         )  # fmt: skip
+        pod.has_change_hints = theme_of(self.seed) == "hints"
+        return pod
 
     async def on_server(self, call: Any, *args: Any) -> Any:
         """Run a call in a fiber of the server."""
@@ -214,7 +216,7 @@ class World:
         rng = self.rng
         await self._back_up()
         acts = self._acts(theme_of(self.seed))
-        for _ in range(rng.randint(4, 7)):
+        for _ in range(rng.randint(4, 7) if theme_of(self.seed) != "hints" else 14):
             act = rng.choices(list(acts), list(acts.values()))[0]
             self.trace("act", act.__name__)
             found = act()
@@ -264,6 +266,18 @@ class World:
             acts |= {self._applications_act: 8, self._lock_files: 4, self._worsen: 0}
             for pod in self.pods:
                 pod.volume.races = self.rng.uniform(0, 0.6)
+            self._worsen(0.2)
+        elif theme == "hints":
+            # Only from the third backup of one agent on they decide anything.
+            acts |= {self._back_up: 14, self._applications_act: 9, self._crash_agent: 3}
+            acts |= {
+                self._cancel: 3,
+                self._exchange_directories: 2,
+                self._overflow: 2,
+                self._pass_a_week: 1,
+            }
+            acts |= {self._worsen: 0}
+            self.naps = [0.2, 1.0, 3.0]
             self._worsen(0.2)
         else:
             self._worsen()
@@ -348,6 +362,30 @@ class World:
             for _ in range(self.rng.randint(0, 4)):
                 self.trace("application", pod.name, pod.volume.act())
                 await asyncio.sleep(self.rng.choice([0.0, 0.0, 0.003, 0.02, 0.3]))
+
+    def _exchange_directories(self) -> None:
+        for pod in self.pods:
+            pod.volume.exchange_directories()
+
+    async def _cancel(self) -> None:
+        """Have a job cancelled that has just begun."""
+        job = await self.order(self.rng.choice(self.pods).name)
+        await asyncio.sleep(self.rng.uniform(0, 0.6))
+        if job is not None:
+            await self.admin.call("POST", f"/v1/jobs/{job}/cancel")
+
+    def _pass_a_week(self) -> None:
+        """Have the next backups be audits: all is read, and nothing was missed."""
+        for pod in self.pods:
+            pod.clock.ahead_ns += 8 * 86_400 * 1_000_000_000
+
+    def _overflow(self) -> None:
+        """Have more happen at once than a queue of events holds."""
+        for pod in self.pods:
+            for queue in pod.volume.queues:
+                queue.overflow()
+            for _ in range(self.rng.randint(1, 3)):
+                self.trace("unheard", pod.name, pod.volume.act())
 
     async def _crash_server(self) -> None:
         await self.server.crash(is_power_lost=self.rng.random() < 0.6)
@@ -492,6 +530,8 @@ class World:
 
 def theme_of(seed: int) -> str:
     """Return what a seed is about."""
+    if seed % 8 == 6:
+        return "hints"
     return THEMES[seed % len(THEMES)]
 
 
