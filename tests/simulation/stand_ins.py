@@ -19,9 +19,10 @@ from aiohttp import web
 from holdfast_agent.crypto.keys import DomainKeys, content_id
 from holdfast_contract.ids import new_ulid
 from tests.simulation import threads
+from tests.simulation.answering import SimStreamed
+from tests.simulation.calling import SimChannel, SimHttpClient
 from tests.simulation.hints import watches_of
 from tests.simulation.loop import MACHINE
-from tests.simulation.network import SimChannel, SimHttpClient, SimStreamed
 from tests.simulation.volume import SimSource, stats_of
 
 _THREADING = (

@@ -34,8 +34,10 @@ from holdfast_contract.protocol.control import (
 )
 from holdfast_server.catalog import domains, schema
 from holdfast_server.catalog.schema import CopyState
+from tests.simulation.answering import Answer, Request, serve
+from tests.simulation.links import Link
 from tests.simulation.loop import loop_now
-from tests.simulation.network import Answer, Link, Request, context_of, serve
+from tests.simulation.network import context_of
 from tests.simulation.volume import TOP
 from tests.support.samples import manifest_body, noise
 from tests.support.uploads import domain_keys, pack_of

@@ -23,12 +23,14 @@ from holdfast_contract.ids import ClientName
 from holdfast_server.api.routes import Route
 from holdfast_server.catalog import snapshots
 from tests.simulation import loop as loops
+from tests.simulation.answering import Answer, SimRequest
+from tests.simulation.calling import Person
 from tests.simulation.collector import Collector
 from tests.simulation.disk import DiskWeather
 from tests.simulation.installation import ADMIN_TOKEN, Installation, installed
 from tests.simulation.loop import SimLoop, Stuck
 from tests.simulation.machines import Clock, Hazards, Pod, Server
-from tests.simulation.network import Answer, Network, Person, SimRequest, Weather, context_of
+from tests.simulation.network import Network, Weather, context_of
 from tests.simulation.oracle import Oracle, Wrong
 from tests.simulation.stand_ins import FORGED, FORGER, simulated
 from tests.simulation.strangers import Sibling, Spy
