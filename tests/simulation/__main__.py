@@ -13,7 +13,8 @@ from contextlib import nullcontext
 
 from tests.simulation.installation import installed
 from tests.simulation.mistakes import MISTAKES, finding_seed
-from tests.simulation.world import theme_of, world_of
+from tests.simulation.storm import theme_of
+from tests.simulation.world import world_of
 
 
 def main() -> int:

@@ -35,8 +35,9 @@ from holdfast_server.stores.local import LocalStore
 from tests.simulation.hints import watches_of
 from tests.simulation.installation import installed
 from tests.simulation.loop import MACHINE, Machine, loop_now, pause
+from tests.simulation.storm import theme_of
 from tests.simulation.threads import Thread
-from tests.simulation.world import theme_of, world_of
+from tests.simulation.world import world_of
 
 Plant = Callable[[], AbstractContextManager[Any]]
 
@@ -212,7 +213,7 @@ def refs_by_subtraction() -> Iterator[None]:
 def unsettled_files_trusted() -> Iterator[None]:
     """Equal times are an equal file, also within one tick."""
     with (
-        patch("tests.simulation.volume.is_young", lambda *args, **options: False),
+        patch("tests.simulation.source.is_young", lambda *args, **options: False),
         patch("holdfast_agent.sources.scan._flags", lambda *args: 0),
     ):
         yield

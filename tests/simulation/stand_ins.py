@@ -23,7 +23,7 @@ from tests.simulation.answering import SimStreamed
 from tests.simulation.calling import SimChannel, SimHttpClient
 from tests.simulation.hints import watches_of
 from tests.simulation.loop import MACHINE
-from tests.simulation.volume import SimSource, stats_of
+from tests.simulation.source import SimSource, stats_of
 
 _THREADING = (
     "holdfast_agent.engine.memory",
