@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast_agent.restore.target import Target
 from tests.support.hinted import BASES, DIRECTORIES, HintedBench, hinted_bench, plant
 
 
@@ -29,3 +31,11 @@ def quiet() -> Iterator[HintedBench]:
         made.check()
         assert made.unread() == DIRECTORIES
         yield made
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[Target]:
+    """A folder to restore into."""
+    (tmp_path / "top").mkdir()
+    with Target.open(os.fsencode(tmp_path / "top"), run="run1") as opened:
+        yield opened
