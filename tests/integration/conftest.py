@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_agent.restore.target import Target
+from tests.support.backup_bench import BackupBench
 from tests.support.hinted import BASES, DIRECTORIES, HintedBench, hinted_bench, plant
 
 
@@ -39,3 +40,9 @@ def target(tmp_path: Path) -> Iterator[Target]:
     (tmp_path / "top").mkdir()
     with Target.open(os.fsencode(tmp_path / "top"), run="run1") as opened:
         yield opened
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> BackupBench:
+    """A client with an empty volume."""
+    return BackupBench(tmp_path)

@@ -20,11 +20,6 @@ from tests.support import backup_bench, samples
 from tests.support.backup_bench import BackupBench, count, id_of, on_disk
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> BackupBench:
-    return BackupBench(tmp_path)
-
-
 def fill(volume: Path, files: int = 40, seed: int = 1, big: int = 3 * MIB) -> None:
     rng = random.Random(seed)
     for number in range(files):

@@ -29,11 +29,6 @@ from tests.support.backup_bench import CLIENT, BackupBench, count, id_of, interr
 from tests.support.memory_repository import MemoryRepository, MemoryUploads
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> BackupBench:
-    return BackupBench(tmp_path)
-
-
 def fill(volume: Path, files: int = 60, seed: int = 1, big: int = 6 * MIB) -> None:
     rng = random.Random(seed)
     for number in range(files):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -19,11 +18,6 @@ from holdfast_agent.tree.entry import EntryFlag, EntryType, Stat
 from holdfast_contract.limits import KIB, MIB
 from holdfast_contract.protocol.control import JobState
 from tests.support.backup_bench import BackupBench, count, on_disk
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> BackupBench:
-    return BackupBench(tmp_path)
 
 
 def after_reading(

@@ -37,11 +37,6 @@ PEAK_BYTES_MAX = 96 * MIB
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> BackupBench:
-    return BackupBench(tmp_path)
-
-
-@pytest.fixture
 def small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have everything that is taken in parts be taken in small ones."""
     monkeypatch.setattr(naming, "NAMES_MAX", 50)

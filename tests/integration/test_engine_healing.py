@@ -16,11 +16,6 @@ from tests.support.backup_bench import BackupBench, count, id_of, on_disk
 from tests.support.memory_repository import MemoryUploads
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> BackupBench:
-    return BackupBench(tmp_path)
-
-
 def fill(volume: Path, files: int = 200) -> None:
     rng = random.Random(7)
     for number in range(files):
