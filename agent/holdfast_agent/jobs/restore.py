@@ -181,7 +181,9 @@ def _restore(job: _Job, portions: list[Portion], destination: Destination) -> No
         for portion in portions:
             planner.plan(portion)
         return
-    execution = Execution(job.tally, deletion, keys=job.keys, reader=job.reader, check=check)
+    execution = Execution(
+        job.tally, deletion, keys=job.keys, reader=job.reader, check=check, cancel=job.cancel
+    )
     bytes_max = batch_bytes(job.memory_max)
     with (
         closing(execution),

@@ -6,6 +6,7 @@ import os
 import stat as modes
 
 from holdfast_agent.crypto.keys import ContentHasher, DomainKeys, content_id
+from holdfast_agent.ports import Cancel
 from holdfast_agent.restore.comparison import ContentCheck, metadata_differs, standing_of
 from holdfast_agent.restore.deletion import Deletion
 from holdfast_agent.restore.directory import TargetDirectory
@@ -13,8 +14,10 @@ from holdfast_agent.restore.failures import KERNEL_ERRORS, EntryFailed
 from holdfast_agent.restore.metadata import Loss, What, apply
 from holdfast_agent.restore.nodes import make_link, make_node
 from holdfast_agent.restore.pipeline import Opened
+from holdfast_agent.restore.plain import PlainWriter
 from holdfast_agent.restore.removal import remove
 from holdfast_agent.restore.steps import (
+    Bundle,
     Enter,
     FileWork,
     Leave,
@@ -27,14 +30,14 @@ from holdfast_agent.restore.steps import (
     Touch,
     Whole,
 )
-from holdfast_agent.restore.tally import Tally
+from holdfast_agent.restore.tally import Action, Tally
 from holdfast_agent.restore.target import IMPLIED_MODE
 from holdfast_agent.restore.writer import Writer
 from holdfast_agent.snapshots.chunks import ChunkReader
-from holdfast_agent.snapshots.snapshot import joined
+from holdfast_agent.snapshots.snapshot import Found, joined
 from holdfast_agent.sources.directory import open_handle, status_by_name
 from holdfast_agent.sources.findings import Reason
-from holdfast_agent.tree.entry import HOLE_CHUNK, EntryType, Extent
+from holdfast_agent.tree.entry import HOLE_CHUNK, Entry, EntryType, Extent, Stat
 from holdfast_contract.errors import Damaged
 from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.format.layout import Buffer
@@ -55,6 +58,9 @@ class Prediction:
         if isinstance(step, Enter):
             if step.level.counts:
                 self._tally.done(step.level.action, step.level.found)
+            return
+        if isinstance(step, Bundle):
+            self._tally.wrote(step.level.path, step.stats)
             return
         try:
             if isinstance(step, Leave):
@@ -79,12 +85,14 @@ class Execution:
         keys: DomainKeys,
         reader: ChunkReader,
         check: ContentCheck,
+        cancel: Cancel,
     ) -> None:
         self._tally = tally
         self._deletion = deletion
         self._keys = keys
         self._reader = reader
         self._check = check
+        self._cancel = cancel
         self._loosened: list[Level] = []
         self._writer: Writer | None = None
 
@@ -93,8 +101,11 @@ class Execution:
 
         Raises:
             NoSpace, Refused: the target is full or read-only.
+            Cancelled: in the middle of a bundle.
         """
-        if isinstance(step, Enter):
+        if isinstance(step, Bundle):
+            self._bundle(step, opened)
+        elif isinstance(step, Enter):
             self._enter(step.level)
         elif isinstance(step, Leave):
             self._leave(step)
@@ -199,6 +210,40 @@ class Execution:
 
     def _home(self, work: FileWork) -> TargetDirectory:
         return work.level.target.directory(work.level.place)
+
+    def _bundle(self, step: Bundle, opened: Opened) -> None:
+        """Write ordinary files one after the other; the long way where one is not ordinary."""
+        level = step.level
+        if level.is_lost:
+            return
+        there, writer = opened.get(step.chunk), self._plain_writer(step)
+        data = None if there is None or isinstance(there, Damaged) else memoryview(there)
+        written: list[Stat] = []
+        try:
+            for stat, content in zip(step.stats, step.contents, strict=True):
+                self._cancel.check()
+                extent, losses = content.extents[0], None
+                if writer is not None and data is not None:
+                    start = extent.offset
+                    losses = writer.write(data[start : start + extent.length], stat, content)
+                if losses is None:
+                    found = Found(joined(level.path, stat.name), Entry(stat, content))
+                    work = FileWork(step.portion, level, found, content, Action.CREATE)
+                    self._entry(Whole(work, extent), opened)
+                    continue
+                written.append(stat)
+                if losses:
+                    self._tally.lost(joined(level.path, stat.name), losses)
+        finally:
+            self._tally.wrote(level.path, written)
+
+    def _plain_writer(self, step: Bundle) -> PlainWriter | None:
+        """Return what writes into the step's directory; None where it may hold the agent's own."""
+        try:
+            home = step.level.target.directory(step.level.place)
+        except EntryFailed:
+            return None
+        return PlainWriter(home, self._keys.content, step.portion.policy) if home.created else None
 
     def _whole(self, work: FileWork, extent: Extent, opened: Opened) -> None:
         """Write a file of one part, and give it its name if that is its content."""

@@ -23,7 +23,7 @@ from holdfast_agent.sources.attributes import (
 from holdfast_agent.sources.directory import by_descriptor
 from holdfast_agent.tree.entry import Content, EntryType, Stat
 
-_SETID: Final = stat.S_ISUID | stat.S_ISGID
+SETID_BITS: Final = stat.S_ISUID | stat.S_ISGID
 _ID_MAX: Final = 0xFFFFFFFE
 """Largest uid and gid: the next one means «leave as it is» to chown."""
 
@@ -83,7 +83,10 @@ def apply(
         OSError: the thing cannot even be asked for its status.
     """
     before = os.fstat(descriptor)
-    if not is_handle and not content.xattrs and _apply_plain(descriptor, before, entry, content):
+    owner = before.st_uid, before.st_gid
+    if not (is_handle or content.xattrs) and apply_plain(
+        descriptor, owner, before.st_atime_ns, entry, content
+    ):
         return []
     place: int | str = by_descriptor(descriptor) if is_handle else descriptor
     losses: list[Loss] = []
@@ -108,21 +111,25 @@ def apply(
     return losses
 
 
-def _apply_plain(descriptor: int, before: os.stat_result, entry: Stat, content: Content) -> bool:
-    """Give mode and time to what lacks nothing else; return whether it is all right afterwards.
+def apply_plain(
+    descriptor: int, owner: tuple[int, int], atime_ns: int, entry: Stat, content: Content
+) -> bool:
+    """Give owner, mode and time to what needs nothing else; return whether all of it is right then.
 
-    Nearly every file that a restore has just made: the owner is right, no attributes are there or
-    wanted, no set-id bits. Where it returns False the whole way follows from the beginning.
+    Nearly every file that a restore has just made: it has no attributes and wants none, nor set-id
+    bits. `owner` and `atime_ns` are those that it has. Where this returns False `apply` follows.
     """
     mode = entry.mode
-    if before.st_uid != content.uid or before.st_gid != content.gid or mode & _SETID:
+    if mode & SETID_BITS:
         return False
     try:
+        if owner != (content.uid, content.gid):
+            os.fchown(descriptor, content.uid, content.gid)
         present = os.listxattr(descriptor)
         if present and any(map(is_kept, present)):
             return False
         os.fchmod(descriptor, mode)
-        os.utime(descriptor, ns=(before.st_atime_ns, entry.mtime_ns))
+        os.utime(descriptor, ns=(atime_ns, entry.mtime_ns))
     except (OSError, OverflowError):
         return False
     after = os.fstat(descriptor)
@@ -216,9 +223,9 @@ def _mode(
     if entry.type == EntryType.SYMLINK:
         return None
     mode = entry.mode & 0o7777
-    if not policy.special and mode & _SETID:
+    if not policy.special and mode & SETID_BITS:
         losses.append(Loss(What.MODE, "setuid and setgid of another client's snapshot: left out"))
-        return mode & ~_SETID
+        return mode & ~SETID_BITS
     if entry.type == EntryType.DIRECTORY:
         return mode
     # Somebody else's setuid program must not become one of whoever restores it.

@@ -10,10 +10,9 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from holdfast_agent.ports import Cancel
-from holdfast_agent.restore.steps import Piece, Step, Whole
+from holdfast_agent.restore.steps import Bundle, Piece, Step, Whole
 from holdfast_agent.snapshots.arena import Arena
 from holdfast_agent.snapshots.chunks import ChunkReader
-from holdfast_agent.tree.entry import Extent
 from holdfast_contract.errors import Damaged
 from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.format.layout import Buffer
@@ -25,6 +24,7 @@ _Fetched = dict[bytes, Future[Buffer | Damaged]]
 _Result = TypeVar("_Result")
 
 STEPS_MAX: Final = 2048
+"""Of one batch, each file of a bundle counted as one."""
 _AHEAD: Final = 2
 """Batches that are fetched before their turn, each by a request of its own: while the server looks
 one up, the other comes in and is opened."""
@@ -53,23 +53,29 @@ class _Batch:
     """Chunks that the batch before fetches."""
     carried: Opened = field(default_factory=dict)
     fetch: Future[_Fetched] | None = None
+    count: int = 0
+    """Of steps, and of files of bundles."""
     cost: int = 0
     """Bytes of its chunks, each counted as `_CHUNK_BYTES_AT_LEAST` at least."""
 
     def add(self, step: Step) -> None:
         """Append a step and the chunks that it needs."""
         self.steps.append(step)
+        if isinstance(step, Bundle):
+            self.count += len(step.stats)
+            self._want(step.chunk, step.used)
+            return
+        self.count += 1
         if isinstance(step, Whole):
-            self._want(step.extent)
+            self._want(step.extent.chunk, step.extent.offset + step.extent.length)
         elif isinstance(step, Piece):
             for extent in step.wanted():
-                self._want(extent)
+                self._want(extent.chunk, extent.offset + extent.length)
 
-    def _want(self, extent: Extent) -> None:
-        known = self.chunks.get(extent.chunk, 0)
-        length = extent.offset + extent.length
+    def _want(self, chunk: bytes, length: int) -> None:
+        known = self.chunks.get(chunk, 0)
         if length > known:
-            self.chunks[extent.chunk] = length
+            self.chunks[chunk] = length
             least = _CHUNK_BYTES_AT_LEAST
             self.cost += max(length, least) - (max(known, least) if known else 0)
 
@@ -101,7 +107,7 @@ class Pipeline:
         batch = self._filling
         batch.add(step)
         if (
-            len(batch.steps) >= STEPS_MAX
+            batch.count >= STEPS_MAX
             or len(batch.chunks) >= _CHUNKS_MAX
             or batch.cost >= self._bytes_max
         ):

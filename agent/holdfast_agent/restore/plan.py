@@ -15,10 +15,11 @@ from holdfast_agent.restore.comparison import metadata_differs
 from holdfast_agent.restore.decide import Decider, leaves_alone, whole_content
 from holdfast_agent.restore.destination import Destination, Spot
 from holdfast_agent.restore.failures import EntryFailed
+from holdfast_agent.restore.plain import bundles_in
 from holdfast_agent.restore.selection import Selection
-from holdfast_agent.restore.steps import Enter, Leave, Level, Portion, Step
+from holdfast_agent.restore.steps import Bundle, Enter, Leave, Level, Portion, Step
 from holdfast_agent.restore.tally import Action, Tally
-from holdfast_agent.snapshots.snapshot import Found, joined
+from holdfast_agent.snapshots.snapshot import Found, Run, joined
 from holdfast_agent.sources.findings import Reason
 from holdfast_agent.tree.entry import Content, Entry, EntryFlag, EntryType, Stat
 from holdfast_contract.errors import Damaged
@@ -63,18 +64,19 @@ class Planner:
             NoSpace, Refused, Cancelled: as the emitted steps, or the looks at the target, raise.
         """
         self._levels = [self._outer(portion)]
-        walk = portion.snapshot.walk(
+        walk = portion.snapshot.walk_in_runs(
             portion.found, self._damage, enters=lambda found: self._descends
         )
-        for found in walk:
+        for step in walk:
             self._cancel.check()
-            above = _parent(found.path)
-            if self._levels[-1].found.path != above:
-                self._leave_down_to(portion, above)
-            if found.entry.stat.type == _DIRECTORY:
-                self._descends = self._directory(portion, found)
+            if not isinstance(step, Found):
+                self._run(portion, step)
+                continue
+            self._leave_down_to(portion, _parent(step.path))
+            if step.entry.stat.type == _DIRECTORY:
+                self._descends = self._directory(portion, step)
             else:
-                self._other(portion, found)
+                self._other(portion, step)
         self._leave_down_to(portion, None)
 
     def _outer(self, portion: Portion) -> Level:
@@ -209,6 +211,42 @@ class Planner:
             self._emit(Leave(portion, level))
 
     # --- everything else
+    def _run(self, portion: Portion, run: Run) -> None:
+        """Plan neighbours that are no directories: ordinary files of a new directory together."""
+        prefix, stats, contents = run
+        self._leave_down_to(portion, prefix[:-1] or b"/")
+        level = self._levels[-1]
+        done = 0
+        if self._is_new(portion, level):
+            for first, end, chunk, used in bundles_in(stats, contents):
+                self._others(portion, run, done, first)
+                done = end
+                self._bundle(
+                    Bundle(portion, level, stats[first:end], contents[first:end], chunk, used)
+                )
+        self._others(portion, run, done, len(stats))
+
+    def _is_new(self, portion: Portion, level: Level) -> bool:
+        """Tell whether the directory is not there, and all of it is restored."""
+        is_taken = level.spot is not None and portion.selection.is_everything
+        return is_taken and not level.exists and not level.is_lost
+
+    def _bundle(self, bundle: Bundle) -> None:
+        level, stats = bundle.level, bundle.stats
+        if level.seen is not None:
+            level.seen.update([stat.name for stat in stats])
+        self._progress.current(joined(level.path, stats[0].name))
+        if not level.entered:
+            self._enter(level)
+        self._emit(bundle)
+
+    def _others(self, portion: Portion, run: Run, first: int, end: int) -> None:
+        prefix, stats, contents = run
+        for at in range(first, end):
+            self._cancel.check()
+            stat = stats[at]
+            self._other(portion, Found(prefix + stat.name, Entry(stat, contents[at])))
+
     def _other(self, portion: Portion, found: Found) -> None:
         level, stat = self._levels[-1], found.entry.stat
         if level.seen is not None:

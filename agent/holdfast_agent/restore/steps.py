@@ -16,7 +16,7 @@ from holdfast_agent.restore.target import Place, Target
 from holdfast_agent.restore.writer import Writer
 from holdfast_agent.snapshots.snapshot import Found, Snapshot
 from holdfast_agent.sources.directory import Identity
-from holdfast_agent.tree.entry import HOLE_CHUNK, Content, Extent
+from holdfast_agent.tree.entry import HOLE_CHUNK, Content, Extent, Stat
 
 
 @dataclass
@@ -180,8 +180,20 @@ class Piece(msgspec.Struct, frozen=True):
         ]
 
 
+class Bundle(msgspec.Struct, frozen=True):
+    """Ordinary files of one directory that was not there, neighbours in one chunk."""
+
+    portion: Portion
+    level: Level
+    stats: Sequence[Stat]
+    contents: Sequence[Content]
+    chunk: bytes
+    used: int
+    """Bytes of the chunk up to the end of the last part."""
+
+
 class Whole(msgspec.Struct, frozen=True):
-    """A small file that is new, and one part of one chunk: nearly every one of most snapshots."""
+    """A small file that is new, and one part of one chunk, but not in a `Bundle`."""
 
     work: FileWork
     extent: Extent
@@ -209,4 +221,4 @@ class Touch:
     applies: bool
 
 
-Step = Enter | Leave | Whole | Piece | LinkName | Node | Touch
+Step = Enter | Leave | Bundle | Whole | Piece | LinkName | Node | Touch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 from holdfast_agent.ports import Progress
 from holdfast_agent.restore.failures import EntryFailed
 from holdfast_agent.restore.metadata import Loss
-from holdfast_agent.snapshots.snapshot import Found
-from holdfast_agent.tree.entry import EntryType
+from holdfast_agent.snapshots.snapshot import Found, joined
+from holdfast_agent.tree.entry import EntryType, Stat
 from holdfast_contract import limits
 from holdfast_contract.errors import Damaged
 from holdfast_contract.protocol.http import path_fields
@@ -102,6 +102,18 @@ class Tally:
             self.overwritten += 1
         self._tell(action, found.path, TYPE_NAMES[stat.type], size)
         self.progress.add(files=int(stat.type != EntryType.DIRECTORY), bytes=size, moved=1)
+
+    def wrote(self, directory: bytes, stats: Sequence[Stat]) -> None:
+        """Count new files of one directory, each a file of its own."""
+        count, size = len(stats), sum([stat.size for stat in stats])
+        self.files += count
+        self.logical_bytes += size
+        self.created += count
+        if self.wants_plan:
+            for stat in stats:
+                path = joined(directory, stat.name)
+                self._tell(Action.CREATE, path, TYPE_NAMES[stat.type], stat.size)
+        self.progress.add(files=count, bytes=size, moved=count)
 
     def removed(self, path: bytes, kind: str, size: int) -> None:
         """Count one deleted name of the target."""

@@ -14,7 +14,8 @@ from holdfast_agent.sources.directory import Identity, open_unstamped, status_by
 from holdfast_agent.sources.findings import Reason
 from holdfast_agent.tree.entry import Content, Stat
 
-_NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+NEW_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+NEW_MODE: Final = 0o600
 _EXISTING: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _COPY_BYTES: Final = 1 << 20
 _NOT_COPIED_BY_KERNEL: Final = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -99,7 +100,7 @@ class Writer:
         self._temporary = home.temporary_name()
         # Here and below no context manager: of every file, and one costs as much as a short call.
         try:
-            self.descriptor = os.open(self._temporary, _NEW, 0o600, dir_fd=home.descriptor)
+            self.descriptor = os.open(self._temporary, NEW_FLAGS, NEW_MODE, dir_fd=home.descriptor)
         except OSError as exc:
             raise failure_from(exc) from exc
         home.holders += 1

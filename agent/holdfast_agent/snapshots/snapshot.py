@@ -170,24 +170,49 @@ class Snapshot:
             Damaged: the tree has more entries or bytes than the manifest counts, or is too deep;
                 or a page cannot be read and `on_damage` is None.
         """
+        for step in self.walk_in_runs(start, on_damage, enters=enters):
+            if isinstance(step, Found):
+                yield step
+                continue
+            prefix, stats, contents = step
+            for stat, content in zip(stats, contents, strict=True):
+                yield Found(prefix + stat.name, Entry(stat, content))
+
+    def walk_in_runs(
+        self,
+        start: Found | None = None,
+        on_damage: OnDamage | None = None,
+        *,
+        enters: Callable[[Found], bool] = lambda found: True,
+    ) -> Iterator[Found | Run]:
+        """Yield what `walk` does, neighbours of one page that are no directories as one run.
+
+        Raises:
+            Damaged: as `walk`.
+        """
         budget = _Budget(self)
         first = start or Found(b"/", self.root)
-        stack: list[Iterator[Found]] = [iter([first])]
+        stack: list[Iterator[Found | Run]] = [iter([first])]
         while stack:
-            found = next(stack[-1], None)
-            if found is None:
+            step = next(stack[-1], None)
+            if step is None:
                 stack.pop()
                 continue
-            budget.spend(found)
-            yield found
+            if not isinstance(step, Found):
+                budget.spend(step[1], step[2])
+                yield step
+                continue
+            entry = step.entry
+            budget.spend([entry.stat], [entry.content])
+            yield step
             if (
-                found.entry.stat.type == _DIRECTORY
-                and not found.entry.stat.flags & EntryFlag.SKIPPED
-                and enters(found)
+                entry.stat.type == _DIRECTORY
+                and not entry.stat.flags & EntryFlag.SKIPPED
+                and enters(step)
             ):
                 if len(stack) > limits.DEPTH_MAX:
                     raise budget.broken("is deeper than the format allows")
-                stack.append(self._below(found, on_damage))
+                stack.append(self._below(step, on_damage))
 
     def paths(self, start: Found) -> Iterator[list[bytes]]:
         """Yield the paths of everything below `start`, in the order of `walk`, some at a time.
@@ -265,11 +290,18 @@ class Snapshot:
                     first = at + 1
             yield (prefix, stats[first:], None if contents is None else contents[first:]), None
 
-    def _below(self, found: Found, on_damage: OnDamage | None) -> Iterator[Found]:
+    def _below(self, found: Found, on_damage: OnDamage | None) -> Iterator[Found | Run]:
         prefix = joined(found.path, b"")
-        for page in self.pages(found.entry, found.path, on_damage):
-            for stat, content in zip(page.stats, page.contents, strict=True):
-                yield Found(prefix + stat.name, Entry(stat, content))
+        for stats, contents, _ in self.pages(found.entry, found.path, on_damage):
+            first = 0
+            for at, stat in enumerate(stats):
+                if stat.type == _DIRECTORY:
+                    if first < at:
+                        yield prefix, stats[first:at], contents[first:at]
+                    yield Found(prefix + stat.name, Entry(stat, contents[at]))
+                    first = at + 1
+            if first < len(stats):
+                yield prefix, stats[first:], contents[first:]
 
     def _child(self, directory: Entry, name: bytes) -> Entry | None:
         for page in self.pages(directory, b"", None):
@@ -359,12 +391,12 @@ class _Budget:
         self._entries = body.files + body.dirs + implied
         self._bytes = body.bytes
 
-    def spend(self, found: Found) -> None:
-        entry = found.entry
-        self._entries -= 1
+    def spend(self, stats: Sequence[Stat], contents: Sequence[Content]) -> None:
+        self._entries -= len(stats)
         # Only files have a size.
-        if not entry.content.link_group:
-            self._bytes -= entry.stat.size
+        for stat, content in zip(stats, contents, strict=True):
+            if not content.link_group:
+                self._bytes -= stat.size
         if self._entries < 0 or self._bytes < 0:
             raise self.broken("has more entries or bytes than its manifest counts")
 
