@@ -162,9 +162,10 @@ def test_content_that_is_not_the_files_never_gets_its_name(
 ) -> None:
     bench.backed_up()
     # Small files of one part are hashed at once, others piece by piece.
-    execute = "holdfast_agent.restore.execute"
-    monkeypatch.setattr(f"{execute}.ContentHasher.digest", lambda self: bytes(32))
-    monkeypatch.setattr(f"{execute}.content_id", lambda keys, data: bytes(32))
+    restore = "holdfast_agent.restore"
+    monkeypatch.setattr(f"{restore}.execute.ContentHasher.digest", lambda self: bytes(32))
+    monkeypatch.setattr(f"{restore}.execute.content_id", lambda keys, data: bytes(32))
+    monkeypatch.setattr(f"{restore}.plain.content_id", lambda keys, data: bytes(32))
     done = bench.restore([bench.volume / "d"], bench.out)
     assert done.finished.state is JobState.FAILED
     assert len(done.result.damaged) == 2

@@ -243,7 +243,7 @@ class Execution:
             home = step.level.target.directory(step.level.place)
         except EntryFailed:
             return None
-        return PlainWriter(home, self._keys.content, step.portion.policy) if home.created else None
+        return PlainWriter(home, self._keys, step.portion.policy) if home.created else None
 
     def _whole(self, work: FileWork, extent: Extent, opened: Opened) -> None:
         """Write a file of one part, and give it its name if that is its content."""

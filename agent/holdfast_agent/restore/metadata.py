@@ -124,7 +124,7 @@ def apply_plain(
         return False
     try:
         if owner != (content.uid, content.gid):
-            os.fchown(descriptor, content.uid, content.gid)
+            os.chown(descriptor, content.uid, content.gid)
         present = os.listxattr(descriptor)
         if present and any(map(is_kept, present)):
             return False

@@ -10,9 +10,8 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from blake3 import blake3
-
-from holdfast_agent.restore.directory import TargetDirectory
+from holdfast_agent.crypto.keys import DomainKeys, content_id
+from holdfast_agent.restore.directory import TargetDirectory, is_plain_name
 from holdfast_agent.restore.metadata import SETID_BITS, Loss, Policy, apply, apply_plain
 from holdfast_agent.restore.writer import NEW_FLAGS, NEW_MODE
 from holdfast_agent.tree.entry import HOLE_CHUNK, Content, EntryFlag, EntryType, Stat
@@ -66,10 +65,10 @@ def is_plain(stat: Stat, content: Content) -> bool:
 class PlainWriter:
     """Writes ordinary files into a directory that this run has made."""
 
-    def __init__(self, home: TargetDirectory, content_key: bytes, policy: Policy) -> None:
+    def __init__(self, home: TargetDirectory, keys: DomainKeys, policy: Policy) -> None:
         assert home.created, "the agent's own files may stand in any other"
         self._home = home
-        self._key = content_key
+        self._keys = keys
         self._policy = policy
         self._made: tuple[tuple[int, int], int] | None = None
         """Owner and access time of the first file: those that follow have the same."""
@@ -82,7 +81,7 @@ class PlainWriter:
         """
         name, parent = stat.name, self._home.descriptor
         # Decoding has refused such a page: this is the last line.
-        if b"/" in name or b"\0" in name or name in (b"", b".", b".."):
+        if not is_plain_name(name):
             return None
         temporary = self._home.temporary_name()
         try:
@@ -96,7 +95,7 @@ class PlainWriter:
                 # faster.
                 if (
                     os.pwrite(file, data, 0) == stat.size
-                    and blake3(data, key=self._key).digest() == content.content_id
+                    and content_id(self._keys, data) == content.content_id
                 ):
                     losses = self._given(file, stat, content)
             finally:
