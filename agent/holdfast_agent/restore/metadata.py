@@ -88,6 +88,18 @@ def apply(
         descriptor, owner, before.st_atime_ns, entry, content
     ):
         return []
+    return apply_wholly(descriptor, entry, content, policy, is_handle=is_handle)
+
+
+def apply_wholly(
+    descriptor: int, entry: Stat, content: Content, policy: Policy, *, is_handle: bool = False
+) -> list[Loss]:
+    """Do what `apply` does, step by step; the way that tells what was lost.
+
+    Raises:
+        OSError: as `apply`.
+    """
+    before = os.fstat(descriptor)
     place: int | str = by_descriptor(descriptor) if is_handle else descriptor
     losses: list[Loss] = []
     is_moved = _set_owner(place, before, content)
@@ -117,7 +129,8 @@ def apply_plain(
     """Give owner, mode and time to what needs nothing else; return whether all of it is right then.
 
     Nearly every file that a restore has just made: it has no attributes and wants none, nor set-id
-    bits. `owner` and `atime_ns` are those that it has. Where this returns False `apply` follows.
+    bits. `owner` and `atime_ns` are those that it has. Where this returns False `apply_wholly`
+    follows.
     """
     mode = entry.mode
     if mode & SETID_BITS:

@@ -190,7 +190,10 @@ class Writer:
             EntryFailed: the kernel refuses.
         """
         self._home.rename(self._temporary, self.name)
-        self._end()
+        try:
+            self._end()
+        except OSError as exc:
+            raise failure_from(exc) from exc
 
     def abort(self) -> None:
         """Remove the temporary file where that can be done; harmless after `commit`."""
@@ -202,9 +205,9 @@ class Writer:
             self._end()
 
     def _end(self) -> None:
-        os.close(self.descriptor)
-        self.descriptor = -1
+        descriptor, self.descriptor = self.descriptor, -1
         self._home.holders -= 1
+        os.close(descriptor)
 
     def __enter__(self) -> Self:
         return self
