@@ -15,6 +15,7 @@ from holdfast_agent.crypto.keys import content_id
 from holdfast_agent.jobs.tracking import JobProgress
 from holdfast_agent.restore import target as targets
 from holdfast_agent.restore.directory import TEMPORARY_PREFIX, TargetDirectory
+from holdfast_agent.restore.failures import failure_from
 from holdfast_agent.restore.metadata import Policy, What
 from holdfast_agent.restore.plain import BUNDLE_FILES_MAX, PlainWriter
 from holdfast_agent.restore.target import Target
@@ -288,9 +289,9 @@ def test_a_cancel_within_a_run_ends_after_the_file_and_leaves_whole_ones_only(
     bench.progress = JobProgress()
     real, written = os.rename, 0
 
-    def count(*args: bytes, **keywords: int) -> None:
+    def count(old: bytes, new: bytes, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         nonlocal written
-        real(*args, **keywords)
+        real(old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
         written += 1
         if written == 20:
             bench.cancel.set()
@@ -331,7 +332,7 @@ def test_a_directory_that_cannot_be_made_is_told_once_and_nothing_is_written_in_
 
     def refuse(parent: int, name: bytes, mode: int) -> tuple[int, bool]:
         if name == b"d":
-            raise targets.failure_from(PermissionError(errno.EACCES, ""))
+            raise failure_from(PermissionError(errno.EACCES, ""))
         return real(parent, name, mode)
 
     monkeypatch.setattr(targets, "_made_directory", refuse)

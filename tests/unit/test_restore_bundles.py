@@ -20,9 +20,12 @@ def file(number: int = 0, **changes: object) -> Stat:
     return msgspec.structs.replace(stat, **changes)
 
 
-def content(chunk: bytes = ONE, offset: int = 0, **changes: object) -> Content:
-    plain = Content(content_id=b"i" * 32, extents=(Extent(chunk, offset, 10),))
-    return msgspec.structs.replace(plain, **changes)
+def content(chunk: bytes = ONE, offset: int = 0) -> Content:
+    return Content(content_id=b"i" * 32, extents=(Extent(chunk, offset, 10),))
+
+
+def changed(**changes: object) -> Content:
+    return msgspec.structs.replace(content(), **changes)
 
 
 def bundles(*contents: Content) -> list[tuple[int, int, bytes, int]]:
@@ -36,7 +39,7 @@ def test_neighbours_in_one_chunk_are_one_bundle_that_ends_where_the_chunk_does()
 
 
 def test_what_is_not_ordinary_stands_between_bundles() -> None:
-    other = content(link_group=b"g" * 16)
+    other = changed(link_group=b"g" * 16)
     found = bundles(other, content(), other, other, content(offset=90), content(), other)
     assert found == [(1, 2, ONE, 10), (4, 6, ONE, 100)]
     assert bundles(other, other) == []
@@ -50,7 +53,7 @@ def test_a_bundle_ends_before_it_has_too_many_files() -> None:
 
 def test_an_ordinary_file_is_one_part_of_one_chunk() -> None:
     assert is_plain(file(), content())
-    assert is_plain(file(mode=0o1777, mtime_ns=-1), content(uid=7, user="root"))
+    assert is_plain(file(mode=0o1777, mtime_ns=-1), changed(uid=7, user="root"))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +85,7 @@ def test_no_other_kind_none_that_was_skipped_and_none_with_set_id_bits(stat: Sta
 def test_none_in_several_parts_with_attributes_or_with_another_name(
     changes: dict[str, object],
 ) -> None:
-    assert not is_plain(file(), content(**changes))
+    assert not is_plain(file(), changed(**changes))
 
 
 def test_files_written_together_are_counted_like_one_after_the_other() -> None:

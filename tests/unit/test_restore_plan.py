@@ -13,7 +13,7 @@ from holdfast_agent.jobs.tracking import JobCancel, JobProgress
 from holdfast_agent.restore.destination import RestoreScope, check_scope
 from holdfast_agent.restore.pipeline import STEPS_MAX, Opened, Pipeline
 from holdfast_agent.restore.selection import Hidden, Selection
-from holdfast_agent.restore.steps import Leave, Part, Piece, Step
+from holdfast_agent.restore.steps import Bundle, Leave, Part, Piece, Step
 from holdfast_agent.restore.tally import Action, Tally
 from holdfast_agent.snapshots.snapshot import Found
 from holdfast_agent.sources.roots import Roots
@@ -135,6 +135,10 @@ def piece(*chunks: bytes, length: int = MIB) -> Piece:
     return Piece(None, parts, is_last=True)  # type: ignore[arg-type]
 
 
+def bundle(chunk: bytes, files: int = 1, used: int = 1) -> Bundle:
+    return Bundle(None, None, [None] * files, [], chunk, used)  # type: ignore[arg-type, list-item]
+
+
 def chunk(number: int) -> bytes:
     return b"%032d" % number
 
@@ -170,6 +174,15 @@ def test_no_batch_fetches_more_than_it_may() -> None:
     assert max(len(ids) for ids in reader.asked) == 3
     _, reader = executed([piece(chunk(number), length=1) for number in range(200)])
     assert max(len(ids) for ids in reader.asked) == 32
+
+
+def test_files_of_a_bundle_count_one_by_one_and_their_chunk_up_to_where_they_end() -> None:
+    _, reader = executed([bundle(chunk(number), STEPS_MAX // 4) for number in range(16)])
+    assert {len(ids) for ids in reader.asked} == {4}
+    bundles = [bundle(chunk(number), used=MIB) for number in range(12)]
+    _, reader = executed(bundles, bytes_max=3 * MIB)
+    assert [chunk for ids in reader.asked for chunk in ids] == [one.chunk for one in bundles]
+    assert {len(ids) for ids in reader.asked} == {3}
 
 
 def test_a_chunk_of_neighbouring_batches_is_fetched_once() -> None:
