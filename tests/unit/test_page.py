@@ -215,6 +215,7 @@ def test_the_widest_values_are_taken() -> None:
     assert page.contents[0] == Content(uid=owner[0], gid=owner[1], user="ü")
 
 
+CID = b"c" * 32
 NO_PAGES: dict[str, bytes] = {
     "no entries": build([], []),
     "fewer contents than stats": build([row_of()], []),
@@ -250,6 +251,16 @@ NO_PAGES: dict[str, bytes] = {
     "extents shorter than the file": one([0, 0, 1], size=2, ids=(A,)),
     "extents longer than the file": one([0, 0, 1, -1, 0, 1], size=1, ids=(A,)),
     "a file of some size without extents": one([], size=1),
+    "a small file's id out of range": one([1, 0, 1], size=1, cid=CID, ids=(A,)),
+    "a small file's unknown mark": one([-3, 0, 1], size=1, cid=CID),
+    "a small file in its own tree chunk": one([-2, 0, 1], size=1, cid=CID),
+    "a small file's empty extent": one([0, 0, 0], cid=CID, ids=(A,)),
+    "a small file's negative length": one([0, 2, -1], cid=CID, ids=(A,)),
+    "a small file's negative offset": one([0, -1, 1], size=1, cid=CID, ids=(A,)),
+    "a small file beyond a chunk": one([0, 4 << 20, 1], size=1, cid=CID, ids=(A,)),
+    "a small file shorter than its extent": one([0, 0, 2], size=1, cid=CID, ids=(A,)),
+    "a small file longer than its extent": one([0, 0, 1], size=2, cid=CID, ids=(A,)),
+    "content id and extent of a symlink": one([0, 0, 1], kind=3, size=1, cid=CID, ids=(A,)),
     "content id of 31 bytes": one([0, 0, 1], size=1, cid=b"c" * 31, ids=(A,)),
     "content id of 33 bytes": one([0, 0, 1], size=1, cid=b"c" * 33, ids=(A,)),
     "content id of an empty file": one([], cid=b"c" * 32),

