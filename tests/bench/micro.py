@@ -25,10 +25,11 @@ from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from holdfast_agent.crypto.keys import chunk_id
+from holdfast_agent.crypto.keys import chunk_id, content_id
 from holdfast_agent.crypto.sealing import Opener, Sealer
 from holdfast_agent.engine.cutting import FastCdc
 from holdfast_agent.restore.metadata import Policy
+from holdfast_agent.restore.plain import PlainWriter
 from holdfast_agent.restore.target import Target
 from holdfast_agent.snapshots.arena import Arena
 from holdfast_agent.tree.entry import Content, EntryType, Stat
@@ -48,6 +49,7 @@ PIECE_BYTES = 256 * KIB
 """What one turn of the event loop receives."""
 PAGES, PAGE_FILES = 100, 300
 REFS = 20_000
+SMALL_FILES = 5_000
 
 Work = Callable[[], object]
 Pair = tuple[Work, Work, float, str]
@@ -156,6 +158,45 @@ def restore_write(top: Path) -> Iterator[Pair]:
     yield ours, machine, size / 1e9, "GB"
 
 
+@contextmanager
+def restore_small(top: Path) -> Iterator[Pair]:
+    """Write small files as a restore does; the same calls one after the other are the machine's."""
+    data = chunks()[0][: 8 * KIB]
+    wanted = content_id(KEYS, data)
+    content = Content(uid=os.geteuid(), gid=os.getegid(), content_id=wanted)
+    stats = [
+        Stat(b"file %06d" % n, EntryType.FILE, 0o640, len(data), 10**18 + n, 0, 1, 0)
+        for n in range(SMALL_FILES)
+    ]
+    rounds = iter(range(2 * ROUNDS))
+
+    def ours() -> None:
+        with Target.open(os.fsencode(top / f"{next(rounds)}"), run="micro") as target:
+            home = target.directory((b"new",), create=True)
+            writer = PlainWriter(home, KEYS, Policy(special=True))
+            for stat in stats:
+                assert writer.write(data, stat, content) == []
+
+    def machine() -> None:
+        path = top / f"{next(rounds)}"
+        path.mkdir()
+        parent = os.open(path, os.O_RDONLY)
+        for stat in stats:
+            name = b"temporary " + stat.name
+            file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=parent)
+            os.pwrite(file, data, 0)
+            blake3(data).digest()
+            os.listxattr(file)
+            os.fchmod(file, 0o640)
+            os.utime(file, ns=(10**18, stat.mtime_ns))
+            os.fstat(file)
+            os.close(file)
+            os.rename(name, stat.name, src_dir_fd=parent, dst_dir_fd=parent)
+        os.close(parent)
+
+    yield ours, machine, SMALL_FILES / 1e6, "million files"
+
+
 # --- the server
 @contextmanager
 def served(top: Path) -> Iterator[Served]:
@@ -232,6 +273,7 @@ STEPS = {
     "pack-receive": pack_receive,
     "commit": commit,
     "restore-write": restore_write,
+    "restore-small": restore_small,
 }
 
 
