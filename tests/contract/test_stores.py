@@ -94,6 +94,30 @@ def test_a_range_beyond_the_end_is_damage_that_names_the_object(
     assert caught.value.details["object"] == PACK
 
 
+def test_a_range_fills_memory_that_lies_apart(store: Store) -> None:
+    store.put(PACK, CONTENT)
+    lengths = [1, 0, 1500, 3, *[1] * 1100, 0, 700]
+    rooms = [memoryview(bytearray(length)) for length in lengths]
+    store.get_into(PACK, 17, rooms)
+    assert [len(room) for room in rooms] == lengths
+    assert b"".join(rooms) == CONTENT[17 : 17 + sum(lengths)]
+    store.get_into(PACK, len(CONTENT), [])
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 5121), (5120, 1), (6000, 0)])
+def test_memory_for_more_than_there_is_is_damage_that_names_the_object(
+    store: Store, offset: int, length: int
+) -> None:
+    store.put(PACK, CONTENT)
+    with pytest.raises(Damaged) as caught:
+        store.get_into(PACK, offset, [memoryview(bytearray(length))])
+    assert caught.value.details["object"] == PACK
+    with pytest.raises(NotFound):
+        store.get_into(OTHER, 0, [memoryview(bytearray(1))])
+    with pytest.raises(InvalidInput):
+        store.get_into(PACK, -1, [memoryview(bytearray(1))])
+
+
 def test_a_negative_range_is_invalid(store: Store) -> None:
     store.put(PACK, CONTENT)
     for offset, length in [(-1, 1), (0, -1)]:

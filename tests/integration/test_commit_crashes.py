@@ -34,6 +34,7 @@ from holdfast_server.repository.names import object_name
 from holdfast_server.stores.local import LocalStore
 from holdfast_server.stores.port import Store
 from tests.support.crashes import SteppingStore, Steps, step_transactions
+from tests.support.fetching import fetched
 from tests.support.filesystem import Crash, SimulatedFileSystem
 from tests.support.samples import ids, noise
 from tests.support.stores import MemoryStore
@@ -206,7 +207,7 @@ def check_snapshots(site: Site, records: list[JournalRecord], done: Acknowledged
     for snapshot in shown:
         assert snapshot_id(site.repository.manifest(snapshot.id)) == snapshot.id
         wanted = list(site.repository._references.ids(snapshot.domain, snapshot.refs_key))
-        answers = list(site.repository.open_grant("shop", [snapshot.id]).fetch(wanted))
+        answers = fetched(site.repository.open_grant("shop", [snapshot.id]), wanted)
         assert [answer.status for answer in answers] == [0] * len(wanted)
 
 

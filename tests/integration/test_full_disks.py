@@ -17,6 +17,7 @@ from holdfast_server.stores import LocalStore
 from holdfast_server.stores.local import INCOMING
 from holdfast_server.stores.reserve import RESERVE_BYTES_MIN
 from tests.support.disks import fill, free_bytes, make_room, small_disk
+from tests.support.fetching import fetched
 from tests.support.samples import ids
 from tests.support.uploads import Pod, Served, full_refs, sealed
 
@@ -97,7 +98,7 @@ def standing(served: Served, snapshots: list[bytes]) -> None:
         found = [row.id for row in served.repository.snapshots(NO_FILTER)]
         assert found == snapshots
         for snapshot in snapshots:
-            answers = list(served.repository.open_grant("shop", [snapshot]).fetch(WANTED[:8]))
+            answers = fetched(served.repository.open_grant("shop", [snapshot]), WANTED[:8])
             assert {answer.status for answer in answers} == {FetchStatus.HERE}
             assert [bytes(answer.data) for answer in answers] == [sealed(c) for c in WANTED[:8]]
         served.restart()
@@ -171,7 +172,7 @@ def test_a_catalog_that_fills_at_any_step_loses_nothing_and_goes_on(
     assert in_full(lambda: upload.step(full_at)) == "no-space"
     found = [row.id for row in served.repository.snapshots(NO_FILTER)]
     assert found == [first], "nothing half is shown, and what stands can be read"
-    (answer,) = served.repository.open_grant("shop", [first]).fetch(WANTED[:1])
+    (answer,) = fetched(served.repository.open_grant("shop", [first]), WANTED[:1])
     assert bytes(answer.data) == sealed(WANTED[0])
     make_room(place)
     for name in STEPS[STEPS.index(full_at) :]:
@@ -189,11 +190,11 @@ def test_damage_found_on_a_full_disk_is_told_to_the_reader_and_recorded_later(
     served.memory.objects = {n: d for n, d in served.memory.objects.items() if "packs" not in n}
     fill(place)
     use_up(pod)
-    answers = list(served.repository.open_grant("shop", [first]).fetch(WANTED[:8]))
+    answers = fetched(served.repository.open_grant("shop", [first]), WANTED[:8])
     assert {answer.status for answer in answers} == {FetchStatus.DAMAGED}
     assert served.repository.damaged_count([first]) == 0
     make_room(place)
-    list(served.repository.open_grant("shop", [first]).fetch(WANTED[:1]))
+    fetched(served.repository.open_grant("shop", [first]), WANTED[:1])
     assert served.repository.damaged_count([first]) == 8
 
 

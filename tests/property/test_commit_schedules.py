@@ -22,6 +22,7 @@ from holdfast_server.catalog import chunks, domains
 from holdfast_server.catalog.chunks import Copy
 from holdfast_server.catalog.schema import CopyState, ObjectKind
 from holdfast_server.catalog.snapshots import Filter
+from tests.support.fetching import fetched
 from tests.support.samples import ids
 from tests.support.uploads import Pod, Served, difference
 
@@ -162,7 +163,7 @@ class Schedules(RuleBasedStateMachine):
         for found in self.served.repository.snapshots(Filter()):
             repository = self.served.repository
             wanted = list(repository._references.ids(found.domain, found.refs_key))
-            answers = list(repository.open_grant("shop", [found.id]).fetch(wanted))
+            answers = fetched(repository.open_grant("shop", [found.id]), wanted)
             lost = [answer.chunk_id for answer in answers if answer.status == 2]
             assert all(answer.status in (0, 2) for answer in answers)
             assert repository.damaged_of([found.id]) == lost

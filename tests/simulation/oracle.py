@@ -24,7 +24,7 @@ from holdfast_agent.jobs.outcome import Outcome
 from holdfast_agent.jobs.restore import run_restore
 from holdfast_agent.jobs.tracking import JobCancel, JobProgress
 from holdfast_agent.jobs.verify import run_verify
-from holdfast_agent.ports import ChunkStatus, FetchedChunk
+from holdfast_agent.ports import ChunkStatus, FetchedChunk, Room
 from holdfast_agent.restore.destination import local_scope
 from holdfast_agent.snapshots.chunks import ChunkReader
 from holdfast_agent.snapshots.snapshot import Snapshot
@@ -46,6 +46,7 @@ from holdfast_server.repository.names import object_name
 from tests.simulation.machines import Clock, Pod, open_catalog_in
 from tests.simulation.stand_ins import FORGED
 from tests.simulation.volume import SECRET, TOP
+from tests.support.fetching import fetched
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -78,10 +79,10 @@ class GrantSource:
                 found.chunk_id, ChunkStatus(found.status), found.object, found.offset, found.data
             )
             for start in range(0, len(ids), FETCH_IDS_MAX)
-            for found in grant.fetch(ids[start : start + FETCH_IDS_MAX])
+            for found in fetched(grant, ids[start : start + FETCH_IDS_MAX])
         }
 
-    def fetch(self, ids: Sequence[bytes]) -> Iterator[FetchedChunk]:
+    def fetch(self, ids: Sequence[bytes], room: Room = bytearray) -> Iterator[FetchedChunk]:
         for chunk_id in ids:
             demand(chunk_id in self._chunks, "chunk", chunk_id.hex()[:12], "is not in the refs")
             yield self._chunks[chunk_id]

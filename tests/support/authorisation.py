@@ -213,7 +213,7 @@ class Things:
         repository, served = self._served.repository, self._served
         domain = pod.name.domain
         snapshot = pod.backup(chunks, tags=("nightly",))
-        [copy] = repository.open_grant(domain, [snapshot]).fetch(chunks[:1])
+        [copy] = repository.open_grant(domain, [snapshot]).places(chunks[:1])
         return Thing(
             where,
             domain,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from holdfast_contract.ids import ObjectName
@@ -61,6 +61,9 @@ class SteppingStore:
         return self.steps.around(
             f"get {_folder(name)}", lambda: self.inner.get(name, offset, length)
         )
+
+    def get_into(self, name: ObjectName, offset: int, rooms: Sequence[memoryview]) -> None:
+        self.steps.around(f"get {_folder(name)}", lambda: self.inner.get_into(name, offset, rooms))
 
     def size(self, name: ObjectName) -> int:
         return self.inner.size(name)

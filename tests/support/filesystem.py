@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -214,6 +214,13 @@ class SimulatedFileSystem:
     def read_at(self, descriptor: int, length: int, offset: int) -> bytes:
         with self._step("read_at"):
             return bytes(self._file(descriptor).data[offset : offset + min(length, 1000)])
+
+    def read_into(self, descriptor: int, rooms: Sequence[memoryview], offset: int) -> int:
+        # Nor more than one room, nor all of it.
+        room = next((room for room in rooms if room), memoryview(b""))
+        data = self.read_at(descriptor, len(room), offset)
+        room[: len(data)] = data
+        return len(data)
 
     def status(self, descriptor: int) -> FileStatus:
         with self._step("status"):

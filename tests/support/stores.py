@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
 from types import TracebackType
 from typing import Self
@@ -71,6 +71,11 @@ class MemoryStore:
         if max(offset, end) > len(content):
             raise Damaged(f"object {name} is damaged: too short", object=name)
         return content[offset:end]
+
+    def get_into(self, name: ObjectName, offset: int, rooms: Sequence[memoryview]) -> None:
+        data = memoryview(self.get(name, offset, sum(map(len, rooms))))
+        for room in rooms:
+            room[:], data = data[: len(room)], data[len(room) :]
 
     def size(self, name: ObjectName) -> int:
         self.before("size", name)

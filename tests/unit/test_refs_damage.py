@@ -12,6 +12,7 @@ from holdfast_server.catalog import events
 from holdfast_server.catalog.schema import ObjectKind
 from holdfast_server.repository.commit import Committed
 from holdfast_server.repository.reading import FetchStatus
+from tests.support.fetching import fetched
 from tests.support.samples import ids, noise
 from tests.support.uploads import Pod, Served, difference, sealed
 
@@ -104,7 +105,7 @@ def test_a_list_that_was_found_broken_is_no_base_even_without_a_change(
     first = pod.backup(ids(3))
     harmed(pod, first, flip)
     served.repository.damaged_count([first])
-    list(served.repository.open_grant("shop", [first]).fetch(ids(1)))
+    fetched(served.repository.open_grant("shop", [first]), ids(1))
     with pytest.raises(MissingChunks):
         on_base(pod, ids(3), first, ids(3))
 
@@ -120,14 +121,14 @@ def test_what_it_lists_can_be_read_and_other_domains_cannot(
     first = pod.backup(ids(3))
     harmed(pod, first, harm)
     asked = [*ids(3), *foreign, noise("nowhere")]
-    found = list(served.repository.open_grant("shop", [first]).fetch(asked))
+    found = fetched(served.repository.open_grant("shop", [first]), asked)
     assert [one.status for one in found] == [FetchStatus.HERE] * 3 + [FetchStatus.ABSENT] * 2
     assert [bytes(one.data) for one in found[:3]] == [sealed(one) for one in ids(3)]
 
 
 def test_damaged_chunks_are_counted_rather_once_too_often(served: Served, pod: Pod) -> None:
     first = pod.backup(ids(3))
-    found = next(served.repository.open_grant("shop", [first]).fetch(ids(1)))
+    (found,) = fetched(served.repository.open_grant("shop", [first]), ids(1))
     data = bytearray(served.memory.objects[ObjectName(found.object)])
     data[found.offset + 70] ^= 1
     served.memory.objects[ObjectName(found.object)] = bytes(data)
@@ -144,9 +145,9 @@ def test_a_list_that_was_put_back_is_believed_again(served: Served, pod: Pod) ->
     name = pod.place(ObjectKind.REFS, served.repository.history.get(first).refs)
     sound = served.memory.objects[name]
     flip(served.memory.objects, name)
-    list(served.repository.open_grant("shop", [first]).fetch(ids(1)))
+    fetched(served.repository.open_grant("shop", [first]), ids(1))
     assert served.repository.refs_for_differences(first) == ""
     served.memory.objects[name] = sound
-    list(served.repository.open_grant("shop", [first]).fetch(ids(1)))
+    fetched(served.repository.open_grant("shop", [first]), ids(1))
     assert served.repository.refs_for_differences(first) != ""
     assert on_base(pod, ids(4), first, ids(3)).snapshot

@@ -12,6 +12,7 @@ from holdfast_server.catalog.schema import CopyState, ObjectKind
 from holdfast_server.repository.journal_object import decode_journal
 from holdfast_server.repository.journal_records import Damaged, decode_record
 from holdfast_server.repository.reading import FetchStatus
+from tests.support.fetching import fetched
 from tests.support.samples import ids, noise
 from tests.support.uploads import Pod, Served, sealed
 
@@ -219,7 +220,7 @@ def test_a_sound_spare_takes_the_place_of_a_damaged_copy(served: Served, pod: Po
     assert [(copy.ulid, copy.state) for copy in copies(pod)] == [(spare.ulid, CopyState.LIVE)]
     assert have(pod)
     assert served.repository.damaged_of([snapshot]) == []
-    (answer,) = served.repository.open_grant("shop", [snapshot]).fetch(WANTED[:1])
+    (answer,) = fetched(served.repository.open_grant("shop", [snapshot]), WANTED[:1])
     assert answer.data == sealed(WANTED[0], salt="spare")
     assert report(pod, live) == "damaged"
     assert len(damage_records(served)) == 1
@@ -246,10 +247,10 @@ def test_a_reported_copy_comes_last_and_still_comes(served: Served, pod: Pod) ->
     grant = served.repository.open_grant("shop", [snapshot])
     live, spare = copies(pod)
     report(pod, live)
-    (answer,) = grant.fetch(WANTED[:1])
+    (answer,) = fetched(grant, WANTED[:1])
     assert answer.data == sealed(WANTED[0], salt="spare")
     report(pod, spare)
-    (answer,) = grant.fetch(WANTED[:1])
+    (answer,) = fetched(grant, WANTED[:1])
     assert answer.data == sealed(WANTED[0])
 
 
@@ -266,7 +267,7 @@ def test_a_new_upload_heals_every_snapshot(served: Served, pod: Pod) -> None:
     assert pod.commit(session, 3)
     assert served.repository.damaged_of([first, second]) == []
     for snapshot in (first, second):
-        (answer,) = served.repository.open_grant("shop", [snapshot]).fetch(WANTED[:1])
+        (answer,) = fetched(served.repository.open_grant("shop", [snapshot]), WANTED[:1])
         assert (answer.status, answer.data) == (
             FetchStatus.HERE,
             sealed(WANTED[0], salt="healed"),

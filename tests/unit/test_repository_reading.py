@@ -11,8 +11,10 @@ from holdfast_contract.ids import ObjectName
 from holdfast_contract.limits import FETCH_IDS_MAX
 from holdfast_server.catalog import events
 from holdfast_server.catalog.schema import ObjectKind
-from holdfast_server.repository import reading, references
-from holdfast_server.repository.reading import FetchedChunk, FetchStatus, Grant
+from holdfast_server.repository import references
+from holdfast_server.repository.reading import FetchStatus, Grant
+from tests.support.fetching import Fetched
+from tests.support.fetching import fetched as read
 from tests.support.samples import ids, noise
 from tests.support.uploads import Pod, Served, sealed
 
@@ -23,8 +25,8 @@ def grant(pod: Pod, *snapshots: bytes, session: str | None = None) -> Grant:
     return pod.served.repository.open_grant(pod.name.domain, snapshots, session)
 
 
-def fetched(grant: Grant, wanted: Sequence[bytes]) -> list[FetchedChunk]:
-    found = list(grant.fetch(wanted))
+def fetched(grant: Grant, wanted: Sequence[bytes]) -> list[Fetched]:
+    found = read(grant, wanted)
     assert [answer.chunk_id for answer in found] == list(wanted)
     return found
 
@@ -113,7 +115,7 @@ def test_a_copy_of_an_epoch_outside_of_the_manifests_is_not_served(pod: Pod) -> 
 @pytest.mark.parametrize("asked", [[b"short"], [noise("x")] * (FETCH_IDS_MAX + 1)])
 def test_too_many_ids_or_what_is_none_are_refused(pod: Pod, asked: list[bytes]) -> None:
     with pytest.raises(InvalidInput):
-        grant(pod).fetch(asked)
+        grant(pod).places(asked)
 
 
 def test_nothing_asked_is_nothing_answered(pod: Pod) -> None:
@@ -134,15 +136,6 @@ def test_chunks_that_lie_side_by_side_are_read_at_once(served: Served, pod: Pod)
     for answer in answers:
         held = data[ObjectName(answer.object)][answer.offset :][: len(answer.data)]
         assert held == answer.data
-
-
-def test_one_read_is_bounded(served: Served, pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "RUN_BYTES_MAX", 1000)
-    wanted = ids(12)
-    snapshot = pod.backup(wanted)
-    seen = reads(served)
-    assert statuses(grant(pod, snapshot), wanted) == [HERE] * 12
-    assert 3 <= len(seen) <= 6
 
 
 def test_any_order_and_repetition_is_answered_in_its_order(pod: Pod) -> None:

@@ -20,6 +20,7 @@ from holdfast_server.repository import snapshot_references
 from holdfast_server.repository.history import is_standing
 from holdfast_server.repository.journal_records import Pin, encode_record
 from holdfast_server.repository.snapshot_references import parse_moment
+from tests.support.fetching import fetched
 from tests.support.samples import ids, noise
 from tests.support.uploads import Served
 
@@ -271,5 +272,5 @@ def test_known_damage_is_a_warning(served: Served) -> None:
     snapshot = pod.backup(WANTED)
     (pack,) = (name for name in served.memory.objects if name.startswith("packs/"))
     del served.memory.objects[pack]
-    list(served.repository.open_grant("shop", [snapshot]).fetch(WANTED))
+    fetched(served.repository.open_grant("shop", [snapshot]), WANTED)
     assert found(served)["damage"] == "warn"

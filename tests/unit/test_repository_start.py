@@ -19,6 +19,7 @@ from holdfast_server.repository.journal_object import (
 )
 from holdfast_server.repository.journal_records import Pin, encode_record
 from holdfast_server.repository.names import journal_name
+from tests.support.fetching import fetched
 from tests.support.samples import ids, noise
 from tests.support.uploads import Pod, Served, domain_record, full_refs
 
@@ -213,7 +214,7 @@ def test_commits_behind_an_older_catalog_that_lacks_their_chunks_stop_everything
     roll_back(served, copy)
     check_refuses(served, "lacks chunks")
     # What the older catalog knows can still be read.
-    answers = served.repository.open_grant("shop", [first]).fetch(WANTED[:2])
+    answers = fetched(served.repository.open_grant("shop", [first]), WANTED[:2])
     assert [answer.status for answer in answers] == [0, 0]
 
 
@@ -226,7 +227,7 @@ def test_damage_behind_an_older_catalog_is_taken_over(served: Served) -> None:
     copy = saved(served)
     name = pod.place(ObjectKind.PACK, ulid)
     whole = served.memory.objects.pop(name)
-    list(served.repository.open_grant("shop", [snapshot]).fetch(WANTED[:2]))
+    fetched(served.repository.open_grant("shop", [snapshot]), WANTED[:2])
     served.memory.objects[name] = whole
     roll_back(served, copy)
     assert served.repository.refusal == ""

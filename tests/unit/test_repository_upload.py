@@ -25,6 +25,7 @@ from holdfast_server.catalog.schema import ObjectKind, ObjectState
 from holdfast_server.repository import packs, sessions
 from holdfast_server.repository.journal import JournalDiverged
 from holdfast_server.repository.reading import FetchStatus
+from tests.support.fetching import fetched
 from tests.support.samples import ids, noise
 from tests.support.uploads import Pod, Served, full_refs, pack_of, sealed
 
@@ -34,7 +35,7 @@ NOWHERE = "01JD0000000000000000000000"
 def test_what_was_sent_and_committed_is_read_back(served: Served, pod: Pod) -> None:
     wanted = ids(5)
     snapshot = pod.backup(wanted)
-    got = list(served.repository.open_grant("shop", [snapshot]).fetch(wanted))
+    got = fetched(served.repository.open_grant("shop", [snapshot]), wanted)
     assert [answer.chunk_id for answer in got] == wanted
     assert {answer.status for answer in got} == {FetchStatus.HERE}
     assert [bytes(answer.data) for answer in got] == [sealed(one) for one in wanted]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections import deque
 
 from aiohttp import web
 
@@ -12,11 +12,13 @@ from holdfast_contract.errors import HoldfastError, InvalidInput
 from holdfast_contract.logs import get_logger
 from holdfast_contract.protocol.http import DamageReport, Row
 from holdfast_server.api.calls import Call, Person
-from holdfast_server.repository.reading import FetchedChunk, Grant
+from holdfast_server.repository.reading import Grant, Place
 
 HASH_BYTES = 32
-BATCH_BYTES = limits.MIB
-"""About so much is read in one go of a worker thread: a few chunks, or many small ones."""
+PIECE_BYTES = 4 * limits.MIB
+"""About so much is read in one go of a worker thread: the longest chunk, or many small ones."""
+WRITE_BYTES = 256 * limits.KIB
+"""So much is encrypted and sent in one go, while it is in the core's cache."""
 HEAD = struct.Struct("<32sBHII")
 """chunk id, status, length of the object's name, offset in it, length of the sealed chunk."""
 
@@ -41,36 +43,80 @@ def asked_ids(body: bytes, ids_max: int = limits.FETCH_IDS_MAX) -> list[bytes]:
     return [body[at : at + HASH_BYTES] for at in range(0, len(body), HASH_BYTES)]
 
 
-def encode_chunk(chunk: FetchedChunk) -> list[bytes | memoryview]:
-    """Return one chunk as it goes over the wire."""
-    name = chunk.object.encode()
-    head = HEAD.pack(chunk.chunk_id, chunk.status, len(name), chunk.offset, len(chunk.data))
-    return [head, name, chunk.data]
+class Answer:
+    """Heads and sealed chunks on their way out, a piece at a time."""
+
+    def __init__(self, grant: Grant, ids: list[bytes]) -> None:
+        self._grant = grant
+        self._places = deque(grant.places(ids))
+        self.bytes_left = sum(map(_bytes_of, self._places))
+        """What is not in any piece yet."""
+        self._memory = bytearray(min(self.bytes_left, PIECE_BYTES))
+
+    def next(self) -> memoryview:
+        """Return what is to be sent next, about PIECE_BYTES; empty at the end.
+
+        It may lie in the memory of the piece before, where nobody holds on to that.
+
+        Raises:
+            NotFound, Damaged, StoreFailed: what was to be sent cannot be read.
+        """
+        places = [self._places.popleft()] if self._places else []
+        length = sum(map(_bytes_of, places))
+        while self._places and length + _bytes_of(self._places[0]) <= PIECE_BYTES:
+            length += _bytes_of(self._places[0])
+            places.append(self._places.popleft())
+        if length > len(self._memory) or not _is_free(self._memory):
+            self._memory = bytearray(max(length, min(self.bytes_left, PIECE_BYTES)))
+        piece = memoryview(self._memory)[:length]
+        self._grant.read(places, _with_heads(places, piece))
+        self.bytes_left -= length
+        return piece
 
 
-def next_batch(chunks: Iterator[FetchedChunk]) -> bytes:
-    """Return what is to be sent next, about BATCH_BYTES; empty at the end."""
-    parts: list[bytes | memoryview] = []
-    size = 0
-    for chunk in chunks:
-        parts += encode_chunk(chunk)
-        size += HEAD.size + len(chunk.data)
-        if size >= BATCH_BYTES:
-            break
-    return b"".join(parts)
+def _bytes_of(place: Place) -> int:
+    return HEAD.size + len(place.object) + place.length
+
+
+def _is_free(memory: bytearray) -> bool:
+    """Tell whether nobody holds a view of `memory`: such a one cannot change its length."""
+    try:
+        memory.append(0)
+    except BufferError:
+        return False
+    memory.pop()
+    return True
+
+
+def _with_heads(places: list[Place], piece: memoryview) -> list[memoryview]:
+    """Write every head into `piece`; return for each the room of the sealed chunk behind it."""
+    rooms, at = [], 0
+    for place in places:
+        name = place.object.encode()
+        HEAD.pack_into(
+            piece, at, place.chunk_id, place.status, len(name), place.offset, place.length
+        )
+        at += HEAD.size + len(name)
+        piece[at - len(name) : at] = name
+        rooms.append(piece[at : at + place.length])
+        at += place.length
+    return rooms
 
 
 async def stream_chunks(call: Call, grant: Grant) -> web.StreamResponse:
     """Send the asked chunks in order; a failure in the middle breaks the connection."""
-    chunks = iter(await call.run(grant.fetch, asked_ids(call.body)))
-    batch = await call.run(next_batch, chunks)
+    answer = await call.run(Answer, grant, asked_ids(call.body))
     response = web.StreamResponse()
     response.content_type = "application/octet-stream"
+    response.content_length = answer.bytes_left
+    piece = await call.run(answer.next)
     await response.prepare(call.request)
     try:
-        while batch:
-            await response.write(batch)
-            batch = await call.run(next_batch, chunks)
+        while piece:
+            for at in range(0, len(piece), WRITE_BYTES):
+                await response.write(piece[at : at + WRITE_BYTES])
+            piece.release()
+            piece = await call.run(answer.next)
         await response.write_eof()
     except HoldfastError as error:
         _log.warning("a stream of chunks broke", error=error)

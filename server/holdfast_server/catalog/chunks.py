@@ -188,12 +188,22 @@ def copies(tx: Tx, domain_key: int, ids: Collection[bytes]) -> dict[bytes, list[
     """Return the copies of `ids` in every state, the first live one first, then by generation."""
     found: dict[bytes, list[Copy]] = {}
     for batch in sorted_batches(ids):
-        query = select(*_COPY).join(objects, objects.c.key == chunks.c.object_key)
-        for row in tx.execute(query.where(_of(domain_key, batch))).mappings():
-            found.setdefault(row["chunk_id"], []).append(_copy(row))
+        wanted = padded(batch)
+        for row in tx.exec_driver_sql(_copies_query(len(wanted)), (domain_key, *wanted)):
+            copy = Copy._make((*row[:9], CopyState(row[9]), row[10]))
+            found.setdefault(copy.chunk_id, []).append(copy)
     for each in found.values():
         each.sort(key=lambda copy: (copy.state is not CopyState.LIVE, copy.generation))
     return found
+
+
+@cache
+def _copies_query(count: int) -> str:
+    return (
+        f"SELECT {','.join(str(column) for column in _COPY)} FROM chunks"  # noqa: S608  # no values
+        " JOIN objects ON objects.key = chunks.object_key"
+        f" WHERE chunks.domain_key = ? AND chunks.chunk_id IN ({marks(count)})"
+    )
 
 
 def in_object(tx: Tx, domain_key: int, object_key: int) -> list[Copy]:

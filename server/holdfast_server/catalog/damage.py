@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cache
 from typing import Final, NamedTuple
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
-from holdfast_server.catalog.batches import sorted_batches
+from holdfast_server.catalog.batches import marks, padded, sorted_batches
 from holdfast_server.catalog.connection import Tx
 from holdfast_server.catalog.schema import damage_reports
 
@@ -39,13 +40,20 @@ def add(tx: Tx, report: Report) -> bool:
 
 def reported(tx: Tx, domain_key: int, ids: Collection[bytes]) -> set[tuple[bytes, int, int]]:
     """Return the copies of `ids` that anybody reported: (chunk id, object key, offset)."""
-    table = damage_reports.c
     found: set[tuple[bytes, int, int]] = set()
     for batch in sorted_batches(ids):
-        query = select(table.chunk_id, table.object_key, table.offset)
-        where = (table.domain_key == domain_key, table.chunk_id.in_(batch))
-        found.update((row[0], row[1], row[2]) for row in tx.execute(query.where(*where)))
+        wanted = padded(batch)
+        rows = tx.exec_driver_sql(_reported_query(len(wanted)), (domain_key, *wanted))
+        found.update((row[0], row[1], row[2]) for row in rows)
     return found
+
+
+@cache
+def _reported_query(count: int) -> str:
+    return (
+        "SELECT chunk_id, object_key, offset FROM damage_reports"  # noqa: S608  # no values
+        f" WHERE domain_key = ? AND chunk_id IN ({marks(count)})"
+    )
 
 
 def is_confirmed(tx: Tx, domain_key: int, chunk_id: bytes, object_key: int, offset: int) -> bool:

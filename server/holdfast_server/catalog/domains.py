@@ -70,8 +70,10 @@ def _select() -> Select[tuple[object, ...]]:
     return select(domains).where(domains.c.record <= durable)
 
 
-def _one(tx: Tx, query: Select[tuple[object, ...]], what: str) -> DomainRecord:
-    row = tx.execute(query).mappings().one_or_none()
+def _one(
+    tx: Tx, query: Select[tuple[object, ...]], what: str, values: dict[str, str] | None = None
+) -> DomainRecord:
+    row = tx.execute(query, values).mappings().one_or_none()
     if row is None:
         raise NotFound(f"no such domain: {what}")
     return _domain(row)
@@ -83,9 +85,25 @@ def get(catalog: Catalog, name: str, scope: Scope = EVERYWHERE) -> DomainRecord:
     Raises:
         NotFound: there is none.
     """
-    query = _select().where(domains.c.name == name, scope.of_domains(domains.c.name))
     with catalog.read() as tx:
+        if scope is EVERYWHERE:
+            return named(tx, name)
+        query = _select().where(domains.c.name == name, scope.of_domains(domains.c.name))
         return _one(tx, query, name)
+
+
+@cache
+def _named() -> Select[tuple[object, ...]]:
+    return _select().where(domains.c.name == bindparam("name"))
+
+
+def named(tx: Tx, name: str) -> DomainRecord:
+    """Return the domain of that name.
+
+    Raises:
+        NotFound: there is none.
+    """
+    return _one(tx, _named(), name, {"name": name})
 
 
 def of_id(tx: Tx, domain: DomainId) -> DomainRecord:

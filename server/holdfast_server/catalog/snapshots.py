@@ -157,7 +157,13 @@ def durable_of(tx: Tx, snapshot: bytes, client: ClientName) -> SnapshotRecord | 
 
 def shown(tx: Tx, snapshot: bytes) -> SnapshotRecord | None:
     """Return a snapshot that is shown."""
-    return _first(tx, _select().where(snapshots.c.snapshot == snapshot, _is_shown()))
+    row = tx.execute(_shown(), {"snapshot": snapshot}).mappings().one_or_none()
+    return None if row is None else _snapshot(row)
+
+
+@cache
+def _shown() -> Select[Any]:
+    return _committed().where(_is_shown())
 
 
 def with_prefix(

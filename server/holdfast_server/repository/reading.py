@@ -8,16 +8,16 @@ these snapshots exists either: it compares, and never reads back what files held
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from holdfast_contract import errors
 from holdfast_contract.errors import InvalidInput, NotFound
 from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.format.pack import FRAME_BYTES
 from holdfast_contract.ids import ObjectName
-from holdfast_contract.limits import FETCH_IDS_MAX, MIB
+from holdfast_contract.limits import FETCH_IDS_MAX
 from holdfast_server.catalog import chunks, domains, sessions, snapshots
 from holdfast_server.catalog import damage as reports
 from holdfast_server.catalog.chunks import READABLE_STATES, Copy
@@ -30,9 +30,6 @@ from holdfast_server.repository.parts import Parts
 from holdfast_server.repository.references import References
 from holdfast_server.repository.sessions import ID_BYTES
 
-RUN_BYTES_MAX: Final = 8 * MIB
-"""Most bytes of one read that serves several chunks."""
-
 
 class FetchStatus(IntEnum):
     """What became of one asked id."""
@@ -43,14 +40,15 @@ class FetchStatus(IntEnum):
     DAMAGED = 2
 
 
-class FetchedChunk(NamedTuple):
-    """One answer; `data` is the sealed chunk, empty unless it is here."""
+class Place(NamedTuple):
+    """The answer to one id: where its sealed chunk lies, `length` bytes, 0 unless it is here."""
 
     chunk_id: bytes
     status: FetchStatus
-    object: str
+    object: ObjectName
+    """Empty where it is absent."""
     offset: int
-    data: bytes | memoryview
+    length: int
 
 
 class _Wanted(NamedTuple):
@@ -82,9 +80,9 @@ class Reading:
         Raises:
             NotFound: no such domain, or no such snapshot in it.
         """
-        domain = domains.get(self.parts.catalog, domain_name)
         granted = []
         with self.parts.catalog.read() as tx:
+            domain = domains.named(tx, domain_name)
             for snapshot_id in dict.fromkeys(snapshot_ids):
                 found = snapshots.shown(tx, snapshot_id)
                 if found is None or found.domain_key != domain.key:
@@ -121,10 +119,8 @@ class Grant:
         """What may be read."""
         return list(self._snapshots)
 
-    def fetch(self, ids: Sequence[bytes]) -> Iterator[FetchedChunk]:
-        """Yield an answer for each of at most 256 ids, in their order.
-
-        Chunks that lie side by side are read at once: ask in the order of packs.
+    def places(self, ids: Sequence[bytes]) -> list[Place]:
+        """Return an answer for each of at most 256 ids, in their order; nothing is read yet.
 
         Raises:
             InvalidInput: too many ids, or of another length.
@@ -133,7 +129,27 @@ class Grant:
         if len(ids) > FETCH_IDS_MAX or any(len(chunk_id) != ID_BYTES for chunk_id in ids):
             raise InvalidInput(f"at most {FETCH_IDS_MAX} ids of {ID_BYTES} bytes")
         wanted = self._wanted(ids)
-        return self._answers([wanted[chunk_id] for chunk_id in ids])
+        sizes: dict[ObjectName, int] = {}
+        return [self._place(wanted[chunk_id], sizes) for chunk_id in ids]
+
+    def read(self, places: Sequence[Place], rooms: Sequence[memoryview]) -> None:
+        """Fill `rooms` with the sealed chunks that are here, each with one as long as it is.
+
+        Chunks that lie side by side are read at once: ask in the order of packs.
+
+        Raises:
+            NotFound, Damaged: a copy has gone since it was looked at; ask anew.
+            StoreFailed: the store does not answer now.
+        """
+        gap = memoryview(bytearray(FRAME_BYTES))
+        for run in _runs(zip(places, rooms, strict=True)):
+            first, end = run[0][0], run[0][0].offset
+            into: list[memoryview] = []
+            for place, room in run:
+                # What lies between two chunks of a pack is read over.
+                into += [gap[: place.offset - end], room]
+                end = place.offset + place.length
+            self._reading.parts.store.get_into(first.object, first.offset, into)
 
     def allows(self, chunk_id: bytes) -> bool:
         """Tell whether the grant covers a chunk: only of such a one may its holder say anything."""
@@ -207,66 +223,46 @@ class Grant:
 
     # --- reading
 
-    def _answers(self, wanted: list[_Wanted]) -> Iterator[FetchedChunk]:
-        at = 0
-        while at < len(wanted):
-            run = _run(wanted, at)
-            yield from self._read_run(wanted[at : at + run])
-            at += run
-
-    def _read_run(self, run: list[_Wanted]) -> Iterator[FetchedChunk]:
-        if len(run) > 1:
-            first, last = run[0].copies[0], run[-1].copies[0]
-            name = self._name(first)
-            length = last.offset + last.length - first.offset
-            try:
-                data = memoryview(self._reading.parts.store.get(name, first.offset, length))
-            except (NotFound, errors.Damaged):
-                for each in run:
-                    yield self._read_one(each)
-                return
-            for each in run:
-                copy = each.copies[0]
-                start = copy.offset - first.offset
-                sealed = data[start : start + copy.length]
-                yield FetchedChunk(each.chunk_id, FetchStatus.HERE, name, copy.offset, sealed)
-            return
-        yield self._read_one(run[0])
-
-    def _read_one(self, wanted: _Wanted) -> FetchedChunk:
+    def _place(self, wanted: _Wanted, sizes: dict[ObjectName, int]) -> Place:
+        """Return where the best copy lies that is in the store as a whole."""
         spoiled = wanted.is_damaged
         for copy in wanted.copies:
             name = self._name(copy)
             try:
-                data = self._reading.parts.store.get(name, copy.offset, copy.length)
+                if name not in sizes:
+                    sizes[name] = self._reading.parts.store.size(name)
+                if copy.offset + copy.length > sizes[name]:
+                    raise errors.Damaged(f"object {name} is damaged: too short", object=name)
             except (NotFound, errors.Damaged) as exc:
                 self._reading.damage.found(self._domain, copy, exc.message)
                 spoiled = spoiled or copy
                 continue
-            return FetchedChunk(wanted.chunk_id, FetchStatus.HERE, name, copy.offset, data)
+            return Place(wanted.chunk_id, FetchStatus.HERE, name, copy.offset, copy.length)
         if spoiled is None:
-            return FetchedChunk(wanted.chunk_id, FetchStatus.ABSENT, "", 0, b"")
-        name = self._name(spoiled)
-        return FetchedChunk(wanted.chunk_id, FetchStatus.DAMAGED, name, spoiled.offset, b"")
+            return Place(wanted.chunk_id, FetchStatus.ABSENT, ObjectName(""), 0, 0)
+        return Place(wanted.chunk_id, FetchStatus.DAMAGED, self._name(spoiled), spoiled.offset, 0)
 
     def _name(self, copy: Copy) -> ObjectName:
         return object_name(ObjectKind.PACK, self._domain.domain, copy.ulid)
 
 
-def _run(wanted: list[_Wanted], at: int) -> int:
-    """Return how many ids from `at` on lie side by side in one pack, at least 1."""
-    if not wanted[at].copies:
-        return 1
-    first = before = wanted[at].copies[0]
-    count = 1
-    for each in wanted[at + 1 :]:
-        if not each.copies:
-            break
-        copy = each.copies[0]
-        gap = copy.offset - (before.offset + before.length)
-        if copy.object_key != first.object_key or not 0 <= gap <= FRAME_BYTES:
-            break
-        if copy.offset + copy.length - first.offset > RUN_BYTES_MAX:
-            break
-        count, before = count + 1, copy
-    return count
+_Run = list[tuple[Place, memoryview]]
+
+
+def _runs(answers: Iterable[tuple[Place, memoryview]]) -> Iterator[_Run]:
+    """Yield the chunks that are here, those together that lie side by side in one pack."""
+    run: _Run = []
+    for place, room in answers:
+        if place.status is not FetchStatus.HERE:
+            continue
+        if run and not _follows(run[-1][0], place):
+            yield run
+            run = []
+        run.append((place, room))
+    if run:
+        yield run
+
+
+def _follows(before: Place, place: Place) -> bool:
+    gap = place.offset - (before.offset + before.length)
+    return place.object == before.object and 0 <= gap <= FRAME_BYTES

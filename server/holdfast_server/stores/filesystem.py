@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -71,6 +72,9 @@ class FileSystem(Protocol):
 
     def read_at(self, descriptor: int, length: int, offset: int) -> bytes:
         """Read at most `length` bytes; empty only at the end."""
+
+    def read_into(self, descriptor: int, rooms: Sequence[memoryview], offset: int) -> int:
+        """Read into `rooms`, at most 1024, one after the other; 0 only at the end."""
 
     def status(self, descriptor: int) -> FileStatus:
         """Return size and kind of an open file."""
@@ -157,6 +161,10 @@ class LinuxFileSystem:
     def read_at(self, descriptor: int, length: int, offset: int) -> bytes:
         """Read at most `length` bytes; empty only at the end."""
         return os.pread(descriptor, length, offset)
+
+    def read_into(self, descriptor: int, rooms: Sequence[memoryview], offset: int) -> int:
+        """Read into `rooms`, at most 1024, one after the other; 0 only at the end."""
+        return os.preadv(descriptor, rooms, offset)
 
     def status(self, descriptor: int) -> FileStatus:
         """Return size and kind of an open file."""

@@ -9,7 +9,7 @@ lock file says that no other process is writing here.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Self
 
@@ -34,6 +34,8 @@ from holdfast_server.stores.reserve import Reserve
 
 INCOMING = ".incoming"
 LOCK = ".lock"
+ROOMS_MAX = 1024
+"""So many pieces of memory the kernel fills in one call."""
 
 _Names = list[tuple[str, bool]]
 
@@ -188,6 +190,21 @@ class LocalStore:
             done += len(part)
         return b"".join(parts)
 
+    def get_into(self, name: ObjectName, offset: int, rooms: Sequence[memoryview]) -> None:
+        """Fill `rooms` from the object's bytes; see `Store.get_into`."""
+        if offset < 0:
+            raise InvalidInput(f"not a range: {offset}", object=name)
+        end = offset + sum(map(len, rooms))
+        with self._object(name) as (descriptor, status):
+            if end > status.size:
+                raise _damaged(name, f"it has {status.size} bytes, {end} are needed")
+            while offset < end:
+                done = self._filesystem.read_into(descriptor, rooms[:ROOMS_MAX], offset)
+                if not done:
+                    raise _damaged(name, f"it ends after {offset} bytes")
+                offset += done
+                rooms = _unfilled(rooms, done)
+
     def size(self, name: ObjectName) -> int:
         """Return the object's length in bytes; see `Store.size`."""
         with self._object(name) as (_, status):
@@ -301,6 +318,15 @@ def _incoming_folder(disk: FileSystem, root: int) -> int:
         disk.make_directory(INCOMING, root)
     disk.sync(root)
     return disk.open_directory(INCOMING, root)
+
+
+def _unfilled(rooms: Sequence[memoryview], filled: int) -> Sequence[memoryview]:
+    """Return what is left of `rooms` when the first `filled` bytes of them are taken."""
+    at = 0
+    while at < len(rooms) and filled >= len(rooms[at]):
+        filled -= len(rooms[at])
+        at += 1
+    return [rooms[at][filled:], *rooms[at + 1 :]] if filled else rooms[at:]
 
 
 def _damaged(name: ObjectName, what: str) -> Damaged:

@@ -6,7 +6,7 @@ when `put` or `commit` has returned, the object survives a crash of the machine;
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -94,6 +94,13 @@ class Store(Protocol):
             NotFound: no such object.
             Damaged: the object ends before the range does, or is no plain file.
             StoreFailed: it could not be read now.
+        """
+
+    def get_into(self, name: ObjectName, offset: int, rooms: Sequence[memoryview]) -> None:
+        """Fill `rooms`, one after the other, with what stands in the object from `offset` on.
+
+        Raises:
+            As `get`; what stands in the rooms then is nothing.
         """
 
     def size(self, name: ObjectName) -> int:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.apiworld import ActedAgent, ApiWorld, made
 from tests.support.authorisation import api_token
+from tests.support.fetching import fetched
 from tests.support.samples import noise
 from tests.support.uploads import Served
 
@@ -82,7 +83,7 @@ async def test_one_foreign_client_among_several_starts_no_backup_at_all(world: A
 
 async def copy_of(world: ApiWorld, agent: ActedAgent, snapshot: bytes) -> dict[str, Any]:
     grant = await world.run(world.served.repository.open_grant, "shop", [snapshot])
-    copy = await world.run(lambda: next(iter(grant.fetch(IDS[:1]))))
+    copy = await world.run(lambda: fetched(grant, IDS[:1])[0])
     place = {"object": copy.object, "offset": copy.offset}
     return {"chunk": IDS[0].hex(), "reason": "does not open", **place}
 
