@@ -6,7 +6,7 @@ from job threads; implementations are thread-safe unless a method says otherwise
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import BinaryIO, Protocol
@@ -62,14 +62,22 @@ class FetchedChunk:
     offset: int
     """Of the sealed chunk in the pack, in bytes."""
     sealed: memoryview | bytes
-    """Empty unless HERE. Valid until the next chunk is asked for."""
+    """Empty unless HERE."""
+
+
+Room = Callable[[int], bytearray | memoryview]
+"""Returns memory for so many bytes."""
 
 
 class ChunkSource(Protocol):
     """Stored chunks and manifests of one grant (a running job or an open query)."""
 
-    def fetch(self, ids: Sequence[bytes]) -> Iterator[FetchedChunk]:
-        """Yield every asked chunk once, in the order of `ids` (any number; batches inside)."""
+    def fetch(self, ids: Sequence[bytes], room: Room = bytearray) -> Iterator[FetchedChunk]:
+        """Yield every asked chunk once, in the order of `ids` (any number; batches inside).
+
+        A chunk may lie in what `room` returns when it is asked for so many bytes, after the chunk
+        before was taken.
+        """
 
     def report(self, chunk: bytes, object: str, offset: int, reason: str) -> None:  # noqa: A002
         """Tell the server that this copy does not open; the next fetch brings another, if any."""

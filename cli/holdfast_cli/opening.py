@@ -13,7 +13,7 @@ from contextlib import closing
 
 from holdfast_agent.crypto.keys import DomainKeys, parse_key_file
 from holdfast_agent.jobs.queries import answer_query
-from holdfast_agent.ports import ChunkSource, ChunkStatus, FetchedChunk
+from holdfast_agent.ports import ChunkSource, ChunkStatus, FetchedChunk, Room
 from holdfast_agent.snapshots.chunks import ChunkReader
 from holdfast_agent.snapshots.snapshot import Snapshot
 from holdfast_agent.sources.roots import normal_path
@@ -107,26 +107,30 @@ class SnapshotsSource:
         self._sources = dict(sources)
         self._latest = next(iter(self._sources))
 
-    def fetch(self, ids: Sequence[bytes]) -> Iterator[FetchedChunk]:
+    def fetch(self, ids: Sequence[bytes], room: Room = bytearray) -> Iterator[FetchedChunk]:
         """Yield every asked chunk once, in order."""
-        first = self._latest
-        yield from self._found(list(ids), [first, *(one for one in self._sources if one != first)])
+        snapshots = [self._latest, *(one for one in self._sources if one != self._latest)]
+        # Where a chunk is looked for in another snapshot the one behind it has come already: that
+        # must not lie in memory of which the caller thinks that it is full.
+        yield from self._found(list(ids), snapshots, room if len(snapshots) == 1 else bytearray)
 
-    def _found(self, ids: list[bytes], snapshots: list[bytes]) -> Iterator[FetchedChunk]:
+    def _found(
+        self, ids: list[bytes], snapshots: list[bytes], room: Room
+    ) -> Iterator[FetchedChunk]:
         snapshot, others = snapshots[0], snapshots[1:]
         lacking: list[bytes] = []
-        for chunk in self._sources[snapshot].fetch(ids):
+        for chunk in self._sources[snapshot].fetch(ids, room):
             if chunk.status is ChunkStatus.NOT_THERE and others:
                 lacking.append(chunk.id)
                 continue
             if lacking:
-                yield from self._found(lacking, others)
+                yield from self._found(lacking, others, room)
                 lacking = []
             elif chunk.status is not ChunkStatus.NOT_THERE:
                 self._latest = snapshot
             yield chunk
         if lacking:
-            yield from self._found(lacking, others)
+            yield from self._found(lacking, others, room)
 
     def report(self, chunk: bytes, object: str, offset: int, reason: str) -> None:  # noqa: A002
         """Tell the server that this copy does not open."""

@@ -11,7 +11,7 @@ import pytest
 
 from holdfast_agent.engine import assembly, groups
 from holdfast_agent.engine.files import FileContents
-from holdfast_agent.ports import ChunkStatus, FetchedChunk
+from holdfast_agent.ports import ChunkStatus, FetchedChunk, Room
 from holdfast_agent.tree.entry import HOLE_CHUNK
 from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.limits import KIB, MIB
@@ -42,7 +42,7 @@ def write(bench: BackupBench, offset: int, data: bytes) -> None:
 class Gone(MemoryChunks):
     """A source that has no chunk any more."""
 
-    def fetch(self, ids: Sequence[bytes]) -> Iterator[FetchedChunk]:
+    def fetch(self, ids: Sequence[bytes], room: Room = bytearray) -> Iterator[FetchedChunk]:
         for chunk in ids:
             yield FetchedChunk(chunk, ChunkStatus.NOT_THERE, "", 0, b"")
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from holdfast_agent.engine import content_index, hints, relatives
-from holdfast_agent.ports import ChunkStatus, FetchedChunk
+from holdfast_agent.ports import ChunkStatus, FetchedChunk, Room
 from holdfast_agent.snapshots.chunks import ChunkReader
 from holdfast_agent.snapshots.outline import outlines
 from holdfast_agent.snapshots.snapshot import Snapshot
@@ -318,7 +318,7 @@ class Fading(MemoryChunks):
         self.left = answers
         self.is_rude = is_rude
 
-    def fetch(self, ids: Sequence[bytes]) -> Iterator[FetchedChunk]:
+    def fetch(self, ids: Sequence[bytes], room: Room = bytearray) -> Iterator[FetchedChunk]:
         for chunk in ids:
             self.left -= 1
             if self.left >= 0:

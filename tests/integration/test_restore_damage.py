@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_agent.jobs import backup_source
-from holdfast_agent.ports import FetchedChunk
+from holdfast_agent.ports import FetchedChunk, Room
 from holdfast_agent.restore.directory import TEMPORARY_PREFIX
 from holdfast_agent.restore.pipeline import batch_bytes
 from holdfast_agent.restore.target import Target
@@ -246,7 +246,7 @@ def test_a_file_that_changes_after_it_was_compared_comes_back_right_all_the_same
     tampered: list[Sequence[bytes]] = []
 
     class Tampering(Source):
-        def fetch(self, ids: Sequence[bytes]) -> Iterator[FetchedChunk]:
+        def fetch(self, ids: Sequence[bytes], room: Room = bytearray) -> Iterator[FetchedChunk]:
             # All parts of the file are compared by now, and those that are right were to be cloned.
             if set(ids) & set(chunks_of(bench, "big")) and not tampered:
                 tampered.append(ids)
@@ -268,7 +268,7 @@ def test_a_file_exchanged_before_its_metadata_is_mended_is_left_alone_and_listed
     (bench.volume / "e" / "mid").unlink()
 
     class Exchanging(Source):
-        def fetch(self, ids: Sequence[bytes]) -> Iterator[FetchedChunk]:
+        def fetch(self, ids: Sequence[bytes], room: Room = bytearray) -> Iterator[FetchedChunk]:
             if set(ids) & set(chunks_of(bench, "e/mid")) and path.stat().st_size:
                 path.unlink()
                 path.touch(0o640)

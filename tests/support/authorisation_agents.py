@@ -188,7 +188,7 @@ class Matrix:
         query = (await agent.until(Query)).query
         snapshots = [bytes.fromhex(snapshot)]
         granted = await world.run(self.served.repository.open_grant, pod.name.domain, snapshots)
-        [copy] = await world.run(list, granted.fetch(chunks[:1]))
+        [copy] = await world.run(granted.places, chunks[:1])
         return Holding(
             where=where,
             client=str(pod.name),

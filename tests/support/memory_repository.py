@@ -14,7 +14,7 @@ from typing import BinaryIO
 from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from holdfast_agent.ports import ChunkStatus, Committed, FetchedChunk, Missing
+from holdfast_agent.ports import ChunkStatus, Committed, FetchedChunk, Missing, Room
 from holdfast_contract.errors import Conflict, HistoryRegressed, NotFound
 from holdfast_contract.format.identity import decode_identity_body, identity_hash, split_identity
 from holdfast_contract.format.manifest import (
@@ -228,7 +228,7 @@ class MemoryChunks:
         self.broken: set[bytes] = set()
         self.fetched: list[bytes] = []
 
-    def fetch(self, ids: Sequence[bytes]) -> Iterator[FetchedChunk]:
+    def fetch(self, ids: Sequence[bytes], room: Room = bytearray) -> Iterator[FetchedChunk]:
         """Yield what is stored."""
         for chunk in ids:
             self.fetched.append(chunk)

@@ -12,7 +12,7 @@ from holdfast_agent.jobs.outcome import Outcome
 from holdfast_agent.jobs.queries import answer_query
 from holdfast_agent.jobs.restore import run_restore
 from holdfast_agent.jobs.verify import run_verify
-from holdfast_agent.ports import FetchedChunk
+from holdfast_agent.ports import FetchedChunk, Room
 from holdfast_agent.restore.destination import RestoreScope, local_scope
 from holdfast_agent.sources.roots import OwnFiles, Roots
 from holdfast_contract.ids import new_ulid
@@ -32,7 +32,7 @@ class Source(MemoryChunks):
         self.bad: set[bytes] = bench.bad
         self.before = bench.before_fetch
 
-    def fetch(self, ids: Sequence[bytes]) -> Iterator[FetchedChunk]:
+    def fetch(self, ids: Sequence[bytes], room: Room = bytearray) -> Iterator[FetchedChunk]:
         for chunk in ids:
             self.before(len(self.fetched))
             self.broken |= self.bad & {chunk}

@@ -10,7 +10,7 @@ import pytest
 from holdfast_agent.crypto.identity_keys import IdentityKey
 from holdfast_agent.crypto.keys import format_key_file, new_key_material, parse_key_file
 from holdfast_agent.crypto.wraps import parse_private_file, parse_recipient_file
-from holdfast_agent.ports import ChunkStatus, FetchedChunk
+from holdfast_agent.ports import ChunkStatus, FetchedChunk, Room
 from holdfast_cli import opening
 from holdfast_cli.domain_keys import OpenedKey, new_domain, new_recipient
 from holdfast_cli.opening import Interrupt, Patience, SnapshotsSource
@@ -31,9 +31,11 @@ class Grant:
     def __init__(self, *ids: int) -> None:
         self.ids = {bytes([number]) for number in ids}
         self.asked: list[list[int]] = []
+        self.rooms: list[Room] = []
 
-    def fetch(self, ids: Sequence[bytes]) -> Iterator[FetchedChunk]:
+    def fetch(self, ids: Sequence[bytes], room: Room = bytearray) -> Iterator[FetchedChunk]:
         self.asked.append([one[0] for one in ids])
+        self.rooms.append(room)
         for one in ids:
             status = ChunkStatus.HERE if one in self.ids else ChunkStatus.NOT_THERE
             yield FetchedChunk(one, status, "object", 0, b"sealed")
@@ -80,6 +82,17 @@ def test_what_a_snapshot_lacks_is_asked_in_one_request_and_remembered() -> None:
     assert two.asked == [[2, 3, 4]]
     found(source, 3)
     assert one.asked == [[2, 3, 4]]
+
+
+def test_memory_is_handed_on_only_where_no_chunk_comes_before_its_turn() -> None:
+    def room(size: int) -> bytearray:
+        return bytearray(size)
+
+    one, two = Grant(1), Grant(2)
+    list(SnapshotsSource([(ONE, one)]).fetch([b"\1"], room))
+    assert one.rooms == [room]
+    list(SnapshotsSource([(ONE, one), (TWO, two)]).fetch([b"\2", b"\1"], room))
+    assert (one.rooms, two.rooms) == ([room, bytearray], [bytearray])
 
 
 # --- patience

@@ -9,12 +9,13 @@ import pytest
 
 from holdfast_agent.crypto.sealing import Sealer
 from holdfast_agent.jobs.tracking import JobCancel
-from holdfast_agent.ports import ChunkStatus, FetchedChunk
+from holdfast_agent.ports import ChunkStatus, FetchedChunk, Room
 from holdfast_agent.restore.pipeline import Opened, Pipeline
 from holdfast_agent.restore.steps import Part, Piece, Step
 from holdfast_agent.snapshots.arena import Arena
 from holdfast_agent.snapshots.chunks import ChunkReader
 from holdfast_agent.tree.entry import Extent
+from holdfast_contract.errors import NoSpace
 from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.limits import KIB, MIB
 from tests.support.samples import KEYS, noise
@@ -25,18 +26,22 @@ BY_ID = {bytes(one.chunk_id): bytes(one.sealed) for one in SEALED}
 
 
 class Source:
-    """Hands every chunk out in the same memory."""
+    """Hands every chunk out in the memory that waits for it; notes what was asked together."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray(2 * MIB)
+        self.asked: list[list[bytes]] = []
+        self.under_way = 0
 
-    def fetch(self, ids: Sequence[bytes]) -> Iterator[FetchedChunk]:
-        for one in ids:
-            sealed = BY_ID[one]
-            view = memoryview(self._buffer)[: len(sealed)]
-            view[:] = sealed
-            yield FetchedChunk(one, ChunkStatus.HERE, "packs/x", 0, view)
-            view[:] = bytes(len(view))
+    def fetch(self, ids: Sequence[bytes], room: Room = bytearray) -> Iterator[FetchedChunk]:
+        self.asked.append(list(ids))
+        self.under_way += 1
+        try:
+            for one in ids:
+                view = memoryview(room(len(BY_ID[one])))
+                view[:] = BY_ID[one]
+                yield FetchedChunk(one, ChunkStatus.HERE, "packs/x", 0, view)
+        finally:
+            self.under_way -= 1
 
 
 def piece(*numbers: int) -> Piece:
@@ -48,7 +53,8 @@ def piece(*numbers: int) -> Piece:
 @pytest.mark.parametrize("bytes_max", [600 * KIB, 3 * MIB])
 @pytest.mark.parametrize("back", [0, 1, 4])
 def test_every_batch_is_whole_while_the_next_ones_have_come(bytes_max: int, back: int) -> None:
-    reader = ChunkReader(KEYS, Source())  # type: ignore[arg-type]
+    source = Source()
+    reader = ChunkReader(KEYS, source)  # type: ignore[arg-type]
     seen: list[int] = []
 
     def execute(step: Step, opened: Opened) -> None:
@@ -71,6 +77,41 @@ def test_every_batch_is_whole_while_the_next_ones_have_come(bytes_max: int, back
         pipeline.drain()
     reader.close()
     assert set(seen) == set(range(len(PLAIN)))
+    assert source.under_way == 0, "every answer was read to its end"
+
+
+def test_more_and_more_batches_are_asked_for_together() -> None:
+    source, cancel = Source(), JobCancel()
+    reader = ChunkReader(KEYS, source)  # type: ignore[arg-type]
+    with Pipeline(reader, lambda step, opened: None, cancel=cancel, bytes_max=1) as pipeline:
+        for number in range(len(PLAIN)):
+            pipeline.put(piece(number))
+        pipeline.drain()
+    reader.close()
+    assert [len(ids) for ids in source.asked] == [1, 2, 4, 8, 8, 7]
+    assert [one for ids in source.asked for one in ids] == [s.chunk_id for s in SEALED]
+
+
+def test_what_breaks_in_the_middle_leaves_no_answer_open() -> None:
+    source, cancel = Source(), JobCancel()
+    reader = ChunkReader(KEYS, source)  # type: ignore[arg-type]
+    done: list[Step] = []
+
+    def execute(step: Step, opened: Opened) -> None:
+        done.append(step)
+        if len(done) == 10:
+            raise NoSpace("full")
+
+    with (
+        pytest.raises(NoSpace),
+        Pipeline(reader, execute, cancel=cancel, bytes_max=1) as pipeline,
+    ):
+        for number in range(len(PLAIN)):
+            pipeline.put(piece(number))
+        pipeline.drain()
+    reader.close()
+    assert len(done) == 10
+    assert source.under_way == 0
 
 
 def test_an_arena_gives_no_byte_twice_and_more_than_it_has() -> None:

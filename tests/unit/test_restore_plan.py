@@ -118,16 +118,29 @@ class Reader:
         self.wait = threading.Event()
         self.wait.set()
 
-    def fetch(
-        self, kind: ChunkType, ids: Sequence[bytes], *rooms: Room
-    ) -> dict[bytes, Future[Buffer]]:
-        self.threads.add(threading.get_ident())
-        self.wait.wait(10)
-        self.asked.append(list(ids))
+    def ask(self, kind: ChunkType, ids: Sequence[bytes]) -> Asked:
+        return Asked(self, list(ids))
+
+
+class Asked:
+    """Notes what is taken of one request, part by part."""
+
+    def __init__(self, reader: Reader, ids: list[bytes]) -> None:
+        self._reader = reader
+        self._ids = ids
+
+    def take(self, count: int, *rooms: Room) -> dict[bytes, Future[Buffer]]:
+        self._reader.threads.add(threading.get_ident())
+        self._reader.wait.wait(10)
+        ids, self._ids = self._ids[:count], self._ids[count:]
+        self._reader.asked.append(ids)
         found: dict[bytes, Future[Buffer]] = {chunk: Future() for chunk in ids}
         for chunk, future in found.items():
             future.set_result(b"plain " + chunk)
         return found
+
+    def close(self) -> None:
+        self._ids = []
 
 
 def piece(*chunks: bytes, length: int = MIB) -> Piece:

@@ -184,11 +184,11 @@ class Opener:
 
     def open_into(
         self, kind: ChunkType, of_chunk: ChunkId, sealed: Buffer, room: Room
-    ) -> bytearray | memoryview:
+    ) -> memoryview:
         """Return the plaintext of the chunk `of_chunk`, wholly verified.
 
-        It lies in what `room` returns when it is asked, once, for so many bytes. Where this raises
-        nothing that stands there is the chunk's.
+        It lies in what `room` returns when it is asked, once, for as many bytes or a few more.
+        Where this raises nothing that stands there is the chunk's.
 
         Raises:
             Damaged: anything else than that chunk; `details["object"]` is the id in hex,
@@ -202,13 +202,12 @@ class Opener:
         except HoldfastError as exc:
             raise _damaged(of_chunk, "layout", exc.message) from exc
 
-    def _open(
-        self, kind: ChunkType, of_chunk: ChunkId, sealed: Buffer, room: Room
-    ) -> bytearray | memoryview:
+    def _open(self, kind: ChunkType, of_chunk: ChunkId, sealed: Buffer, room: Room) -> memoryview:
         header = parse_chunk_header(sealed)
         if header.type != kind:
             raise _damaged(of_chunk, "type", f"type {header.type} instead of {int(kind)}")
-        inside = self._decrypt(header, of_chunk, sealed)
+        is_raw = not header.flags & FLAG_ZSTD
+        inside = self._decrypt(header, of_chunk, sealed, room if is_raw else self._scratch.inside)
         plain_bytes, payload_bytes = _INSIDE_HEAD.unpack_from(inside)
         end = INSIDE_HEAD_BYTES + payload_bytes
         if (
@@ -219,12 +218,18 @@ class Opener:
             raise _damaged(of_chunk, "padding", "the padding is wrong")
         if not 1 <= plain_bytes <= PLAIN_BYTES_MAX[kind]:
             raise _damaged(of_chunk, "length", f"{plain_bytes} bytes of plaintext")
-        plaintext = self._unpack(header, of_chunk, inside[INSIDE_HEAD_BYTES:end], plain_bytes, room)
+        plaintext = inside[INSIDE_HEAD_BYTES:end]
+        if not is_raw:
+            plaintext = self._unpack(of_chunk, plaintext, plain_bytes, room)
+        elif payload_bytes != plain_bytes:
+            raise _damaged(of_chunk, "length", "raw payload of another length")
         if not hmac.compare_digest(chunk_id(self._keys, kind, plaintext), of_chunk):
             raise _damaged(of_chunk, "id", "the plaintext has another id")
         return plaintext
 
-    def _decrypt(self, header: ChunkHeader, of_chunk: ChunkId, sealed: Buffer) -> memoryview:
+    def _decrypt(
+        self, header: ChunkHeader, of_chunk: ChunkId, sealed: Buffer, room: Room
+    ) -> memoryview:
         data_key = self._keys.data.get(header.epoch)
         if data_key is None:
             raise _damaged(of_chunk, "epoch", f"no key of epoch {header.epoch} is held")
@@ -232,7 +237,7 @@ class Opener:
         if not hmac.compare_digest(com, header.com):
             raise _damaged(of_chunk, "commitment", "sealed with another key or for another id")
         view = memoryview(sealed)
-        inside = self._scratch.inside(len(view) - SEALED_OVERHEAD)
+        inside = memoryview(room(len(view) - SEALED_OVERHEAD))
         bound = b"".join((view[:HEADER_BYTES], self._keys.domain_id, of_chunk))
         try:
             AESGCM(key).decrypt_into(_NONCE, view[HEADER_BYTES:], bound, inside)
@@ -241,22 +246,11 @@ class Opener:
         return inside
 
     def _unpack(
-        self,
-        header: ChunkHeader,
-        of_chunk: ChunkId,
-        payload: memoryview,
-        plain_bytes: int,
-        room: Room,
-    ) -> bytearray | memoryview:
-        if not header.flags & FLAG_ZSTD:
-            if len(payload) != plain_bytes:
-                raise _damaged(of_chunk, "length", "raw payload of another length")
-            plaintext = room(plain_bytes)
-            plaintext[:] = payload
-            return plaintext
-        plaintext = room(plain_bytes)
+        self, of_chunk: ChunkId, payload: memoryview, plain_bytes: int, room: Room
+    ) -> memoryview:
+        plaintext = memoryview(room(plain_bytes))
         try:
-            self._scratch.decompressor.decompress_into(payload, memoryview(plaintext))
+            self._scratch.decompressor.decompress_into(payload, plaintext)
         except ZstdFailed as exc:
             raise _damaged(of_chunk, "zstd", str(exc)) from exc
         return plaintext

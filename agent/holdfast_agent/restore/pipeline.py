@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -12,11 +12,11 @@ from typing import Final, Self, TypeVar
 from holdfast_agent.ports import Cancel
 from holdfast_agent.restore.steps import Bundle, Piece, Step, Whole
 from holdfast_agent.snapshots.arena import Arena
-from holdfast_agent.snapshots.chunks import ChunkReader
+from holdfast_agent.snapshots.chunks import Asked, ChunkReader
 from holdfast_contract.errors import Damaged
 from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.format.layout import Buffer
-from holdfast_contract.limits import MIB
+from holdfast_contract.limits import FETCH_IDS_MAX, MIB
 
 Opened = dict[bytes, Buffer | Damaged]
 Execute = Callable[[Step, Opened], None]
@@ -26,8 +26,12 @@ _Result = TypeVar("_Result")
 STEPS_MAX: Final = 2048
 """Of one batch, each file of a bundle counted as one."""
 _AHEAD: Final = 2
-"""Batches that are fetched before their turn, each by a request of its own: while the server looks
-one up, the other comes in and is opened."""
+"""Batches that are fetched before their turn: where these are of two requests the server looks one
+up while the other comes in."""
+_TOGETHER_MAX: Final = 8
+"""Batches whose chunks come by one request: a request costs the server as much as 8 MiB of chunks.
+What comes is read as far as there is room for it."""
+_STEPS_TOGETHER_MAX: Final = 2 * STEPS_MAX
 _CHUNKS_MAX: Final = 32
 _CHUNK_BYTES_AT_LEAST: Final = 64 << 10
 """What a chunk counts at least: its own length shows only in the parts of it that are used."""
@@ -52,6 +56,8 @@ class _Batch:
     shared: set[bytes] = field(default_factory=set)
     """Chunks that the batch before fetches."""
     carried: Opened = field(default_factory=dict)
+    ids: list[bytes] = field(default_factory=list)
+    """Of the chunks that are fetched for it."""
     fetch: Future[_Fetched] | None = None
     count: int = 0
     """Of steps, and of files of bundles."""
@@ -94,6 +100,12 @@ class Pipeline:
         self._cancel = cancel
         self._bytes_max = bytes_max
         self._filling = _Batch()
+        self._closed: deque[_Batch] = deque()
+        """Batches that wait to be asked for."""
+        self._together = 1
+        """So many are asked for at once: more and more, so that a small restore begins at once."""
+        self._asked: deque[Asked] = deque(maxlen=_AHEAD + 1)
+        """The last requests: those before them have been taken as a whole."""
         self._waiting: deque[_Batch] = deque()
         """Batches under way, at most `_AHEAD` once `put` returns."""
         # By turns: when the first of them is cleared its batch has been executed.
@@ -111,32 +123,60 @@ class Pipeline:
             or len(batch.chunks) >= _CHUNKS_MAX
             or batch.cost >= self._bytes_max
         ):
-            self._turn()
+            self._close()
 
     def drain(self) -> None:
         """Execute everything that was put."""
-        self._turn()
+        self._close()
+        self._ask()
         while self._waiting:
             self._run(self._waiting.popleft())
 
-    def _turn(self) -> None:
-        """Start fetching the filled batch, and execute the first of those before it."""
+    def _close(self) -> None:
+        """Let the filled batch wait until there are enough for a request."""
         batch, self._filling = self._filling, _Batch()
-        if self._waiting:
-            batch.shared = batch.chunks.keys() & self._waiting[-1].chunks.keys()
-        ids = [chunk for chunk in batch.chunks if chunk not in batch.shared]
-        if ids:
-            batch.fetch = self._thread.submit(self._fetch, ids, self._turns % (_AHEAD + 1))
-            self._turns += 1
-        self._waiting.append(batch)
-        if len(self._waiting) > _AHEAD:
-            self._run(self._waiting.popleft())
+        before = self._closed or self._waiting
+        if before:
+            batch.shared = batch.chunks.keys() & before[-1].chunks.keys()
+        batch.ids = [chunk for chunk in batch.chunks if chunk not in batch.shared]
+        self._closed.append(batch)
+        ids = sum(len(each.ids) for each in self._closed)
+        steps = sum(each.count for each in self._closed)
+        if (
+            len(self._closed) >= self._together
+            or ids + _CHUNKS_MAX > FETCH_IDS_MAX
+            or steps + STEPS_MAX > _STEPS_TOGETHER_MAX
+        ):
+            self._ask()
 
-    def _fetch(self, ids: Sequence[bytes], turn: int) -> _Fetched:
+    def _ask(self) -> None:
+        """Ask for the chunks of all closed batches, and execute batches as these come in."""
+        batches, self._closed = self._closed, deque()
+        self._together = min(2 * self._together, _TOGETHER_MAX)
+        ids = [chunk for batch in batches for chunk in batch.ids]
+        asked = self._reader.ask(ChunkType.CONTENT, ids)
+        self._asked.append(asked)
+        before: Future[_Fetched] | None = None
+        for batch in batches:
+            if batch.ids:
+                turn = self._turns % (_AHEAD + 1)
+                count = len(batch.ids)
+                before = batch.fetch = self._thread.submit(self._take, asked, count, turn, before)
+                self._turns += 1
+            self._waiting.append(batch)
+            if len(self._waiting) > _AHEAD:
+                self._run(self._waiting.popleft())
+
+    def _take(
+        self, asked: Asked, count: int, turn: int, before: Future[_Fetched] | None
+    ) -> _Fetched:
+        if before is not None:
+            # The same answer: what comes first in it is taken first.
+            before.result()
         room, sealed = self._rooms[turn], self._sealed[turn]
         room.clear()
         sealed.clear()
-        return self._reader.fetch(ChunkType.CONTENT, ids, room.take, sealed.take)
+        return asked.take(count, room.take, sealed.take)
 
     def _run(self, batch: _Batch) -> None:
         opened = batch.carried
@@ -167,6 +207,8 @@ class Pipeline:
         trace: TracebackType | None,
     ) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
+        for asked in self._asked:
+            asked.close()
 
 
 def _lasting(opened: Buffer | Damaged) -> Buffer | Damaged:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from threading import Lock
 
 from holdfast_agent.crypto.keys import DomainKeys
@@ -47,20 +48,17 @@ class ChunkReader:
         what `room` returns, and until this returns sealed in what `kept` returns; both may have
         been used before.
         """
-        waiting = self.fetch(kind, ids, room, kept)
+        distinct = list(dict.fromkeys(ids))
+        waiting = self.ask(kind, distinct).take(len(distinct), room, kept)
         return {chunk_id: future.result() for chunk_id, future in waiting.items()}
 
-    def fetch(
-        self, kind: ChunkType, ids: Sequence[bytes], room: Room, kept: Room
-    ) -> dict[bytes, Future[Buffer | Damaged]]:
-        """Return what `read` does once all have arrived; they are opened meanwhile.
+    def ask(self, kind: ChunkType, ids: Sequence[bytes]) -> Asked:
+        """Return what takes the chunks `ids` part by part; they are asked for with the first."""
 
-        What `kept` returned is in use until all of them are done.
-        """
-        return {
-            chunk.id: self._pool.submit(self._opened, kind, _kept(chunk, kept), room)
-            for chunk in self._source.fetch(list(dict.fromkeys(ids)))
-        }
+        def opened(chunk: FetchedChunk, room: Room) -> Future[Buffer | Damaged]:
+            return self._pool.submit(self._opened, kind, chunk, room)
+
+        return Asked(self._source, ids, opened)
 
     def read_one(self, kind: ChunkType, chunk_id: bytes) -> bytes:
         """Return the plaintext of one chunk.
@@ -113,19 +111,47 @@ class ChunkReader:
         return last
 
 
+class Asked:
+    """Chunks that were asked for together and are taken in parts, one thread at a time."""
+
+    def __init__(
+        self,
+        source: ChunkSource,
+        ids: Sequence[bytes],
+        opened: Callable[[FetchedChunk, Room], Future[Buffer | Damaged]],
+    ) -> None:
+        self._opened = opened
+        self._left = len(ids)
+        self._kept: Room = bytearray
+        self._chunks = source.fetch(ids, self._room)
+
+    def _room(self, size: int) -> bytearray | memoryview:
+        return self._kept(size)
+
+    def take(self, count: int, room: Room, kept: Room) -> dict[bytes, Future[Buffer | Damaged]]:
+        """Return the next `count` chunks once they have arrived; they are opened meanwhile.
+
+        They lie in what `room` returns, and sealed in what `kept` does: that is in use until all
+        of them are opened. Both may have been used before.
+        """
+        self._kept = kept
+        found = {chunk.id: self._opened(chunk, room) for chunk in islice(self._chunks, count)}
+        self._left -= count
+        if not self._left:
+            # Up to its end: then the connection is free again.
+            next(self._chunks, None)
+        return found
+
+    def close(self) -> None:
+        """Take no more of them; harmless where all were taken."""
+        self._left = 0
+        self._chunks = iter(())
+
+
 def broken_tree(what: str, extent: Extent) -> Damaged:
     """Return the error of a tree that says what cannot be."""
     chunk = extent.chunk.hex()
     return Damaged(f"tree chunk {chunk[:16]}: {what}", object=chunk, chunk=chunk, reason="tree")
-
-
-def _kept(fetched: FetchedChunk, room: Room) -> FetchedChunk:
-    """Return what lasts: the fetched bytes are only valid until the next chunk is asked for."""
-    sealed = fetched.sealed
-    if isinstance(sealed, memoryview):
-        sealed = memoryview(room(len(fetched.sealed)))
-        sealed[:] = fetched.sealed
-    return FetchedChunk(fetched.id, fetched.status, fetched.object, fetched.offset, sealed)
 
 
 def _named(damage: Damaged, fetched: FetchedChunk) -> Damaged:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from holdfast_agent.ports import Cancel, ChunkStatus, FetchedChunk
+from holdfast_agent.ports import Cancel, ChunkStatus, FetchedChunk, Room
 from holdfast_agent.transport.http import Body, HttpClient, Stream
 from holdfast_agent.transport.limiter import RateLimit
 from holdfast_agent.transport.retry import Repeating, call
@@ -17,19 +17,6 @@ from holdfast_contract.protocol.http import DamageReport
 _HEAD_BYTES = 32 + 1 + 2 + 4 + 4
 _OBJECT_NAME_BYTES_MAX = 512
 _STATUSES = frozenset(ChunkStatus)
-
-
-class _Buffer:
-    """Where the chunks of one fetch arrive, one after the other."""
-
-    def __init__(self) -> None:
-        self._bytes = bytearray()
-
-    def view(self, length: int) -> memoryview:
-        """Return `length` bytes to be overwritten."""
-        if len(self._bytes) < length:
-            self._bytes = bytearray(max(length, limits.MIB))
-        return memoryview(self._bytes)[:length]
 
 
 @dataclass(frozen=True)
@@ -85,32 +72,31 @@ class HttpChunks:
         self._limit = limit
         self._repeating = repeating
 
-    def fetch(self, ids: Sequence[bytes]) -> Iterator[FetchedChunk]:
+    def fetch(self, ids: Sequence[bytes], room: Room = bytearray) -> Iterator[FetchedChunk]:
         """Yield every asked chunk once, in order; a broken answer goes on where it broke."""
         for start in range(0, len(ids), limits.FETCH_IDS_MAX):
             waiting = deque(ids[start : start + limits.FETCH_IDS_MAX])
             attempts = self._repeating.begin()
-            buffer = _Buffer()
             while waiting:
                 before = len(waiting)
                 try:
-                    yield from self._stream(waiting, buffer)
+                    yield from self._stream(waiting, room)
                 except HoldfastError as error:
                     if len(waiting) < before:
                         attempts = self._repeating.begin()
                     attempts.failed(error)
 
-    def _stream(self, waiting: deque[bytes], buffer: _Buffer) -> Iterator[FetchedChunk]:
+    def _stream(self, waiting: deque[bytes], room: Room) -> Iterator[FetchedChunk]:
         body = Body.of(b"".join(waiting))
         with self._client.stream("POST", self._routes.chunks, body=body) as stream:
             while waiting:
-                chunk = self._read_one(stream, waiting[0], buffer)
+                chunk = self._read_one(stream, waiting[0], room)
                 waiting.popleft()
                 if not waiting:
                     stream.finish()
                 yield chunk
 
-    def _read_one(self, stream: Stream, chunk_id: bytes, buffer: _Buffer) -> FetchedChunk:
+    def _read_one(self, stream: Stream, chunk_id: bytes, room: Room) -> FetchedChunk:
         head = stream.read_exactly(_HEAD_BYTES)
         name_length = int.from_bytes(head[33:35], "little")
         offset = int.from_bytes(head[35:39], "little")
@@ -121,7 +107,7 @@ class HttpChunks:
             raise InvalidInput("the server sent a chunk beyond the limits")
         name = stream.read_exactly(name_length).decode("ascii", "replace")
         self._limit.take(length, self._cancel)
-        sealed = buffer.view(length)
+        sealed = memoryview(room(length))
         stream.read_exactly_into(sealed)
         return FetchedChunk(chunk_id, ChunkStatus(head[32]), name, offset, sealed)
 

@@ -217,7 +217,8 @@ class HttpClient:
         self._bearer = bearer
         self._user_agent = user_agent
         self._kept = kept
-        self._lock = threading.Lock()
+        # Not a plain lock: where an answer was left unread its end may come at any allocation.
+        self._lock = threading.RLock()
         self._idle: list[_Gathering] = []
         self._busy: set[_Gathering] = set()
         self._aborted = False
