@@ -34,11 +34,9 @@ def main() -> int:
         )
         config = agent_config(settings, socket.gethostname())
         # Imported here: `--help` and `config show` need none of it.
-        from holdfast_agent.runtime.allocator import return_freed_buffers
         from holdfast_agent.runtime.start import run_agent
         from holdfast_agent.sources.clock import SystemFileClock
 
-        return_freed_buffers()
         # What is imported stays, and a walk makes many small objects that form no cycles: looking
         # for cycles every 700 of them costs 4 % of a first backup.
         gc.freeze()

@@ -17,11 +17,11 @@ from holdfast_agent.sources.directory import Directory, open_unstamped
 from holdfast_agent.sources.filesystems import (
     FilesystemKind,
     Filesystems,
-    filesystem_type,
     kind_of_type,
 )
 from holdfast_agent.sources.findings import Finding, Reason, finding_from, joined
 from holdfast_agent.sources.scan import look, pseudo_note
+from holdfast_agent.sources.syscalls import filesystem_type
 from holdfast_agent.tree.entry import EntryFlag, EntryType
 from tests.support.handclock import HandClock
 from tests.support.listing import scan

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_agent.sources import filesystems
+from holdfast_agent.sources import filesystems, syscalls
 from holdfast_agent.sources.inotify import Happened, InotifyQueue, NoWatch
 from holdfast_agent.sources.mounts import mounts_below
 
@@ -234,7 +234,7 @@ def test_no_table_is_an_error(tmp_path: Path) -> None:
 def test_changes_are_told_where_only_this_kernel_makes_them(
     monkeypatch: pytest.MonkeyPatch, number: int, is_told: bool
 ) -> None:
-    monkeypatch.setattr(filesystems, "filesystem_type", lambda descriptor: number)
+    monkeypatch.setattr(syscalls, "filesystem_type", lambda descriptor: number)
     found = filesystems.Filesystems()
     assert not found.tells_changes(7), "what was not asked for is not known"
     found.kind(0, 7)

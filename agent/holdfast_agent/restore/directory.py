@@ -11,9 +11,9 @@ from typing import Final
 from holdfast_agent.restore.failures import KERNEL_ERRORS, EntryFailed, failure_from
 from holdfast_agent.restore.metadata import Loss, Policy, apply
 from holdfast_agent.restore.writer import ExistingFile, Writer, open_existing
-from holdfast_agent.sources.filesystems import is_mount_root
 from holdfast_agent.sources.findings import Reason
 from holdfast_agent.sources.roots import OwnFiles
+from holdfast_agent.sources.syscalls import is_mount_root
 from holdfast_agent.tree.entry import Content, Stat
 from holdfast_contract.errors import InvalidInput, Refused
 

@@ -10,8 +10,8 @@ from typing import Final
 
 from holdfast_agent.restore.directory import TargetDirectory, check_plain
 from holdfast_agent.restore.failures import KERNEL_ERRORS, EntryFailed, message_of
-from holdfast_agent.sources.filesystems import is_mount_root
 from holdfast_agent.sources.findings import Finding, Reason, finding_from, joined
+from holdfast_agent.sources.syscalls import is_mount_root
 
 _LISTED: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEPTH_MAX: Final = 64

@@ -7,7 +7,6 @@ leave gaps that stay resident. With a fixed threshold the peak of a mixed backup
 
 from __future__ import annotations
 
-import ctypes
 from typing import Final
 
 BUFFER_BYTES_MIN: Final = 512 * 1024
@@ -21,6 +20,8 @@ def return_freed_buffers(library: object | None = None) -> bool:
 
     `library` stands for the process's own C library.
     """
+    import ctypes  # with the first job: an agent that idles does without
+
     set_option = getattr(library or ctypes.CDLL(None), "mallopt", None)
     if set_option is None:
         return False

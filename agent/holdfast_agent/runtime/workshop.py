@@ -22,6 +22,7 @@ from holdfast_agent.jobs import enrol
 from holdfast_agent.jobs.outcome import Outcome
 from holdfast_agent.jobs.runner import JobRun, Order
 from holdfast_agent.jobs.tracking import JobCancel, JobProgress
+from holdfast_agent.runtime.allocator import return_freed_buffers
 from holdfast_agent.sources.clock import FileClock
 from holdfast_agent.sources.roots import OwnFiles, Roots
 from holdfast_agent.state.directory import StateDirectory
@@ -140,6 +141,7 @@ class Workshop:
     # --- jobs
     def work(self, run: JobRun) -> Outcome:
         """Carry out the order of `run` in this thread."""
+        return_freed_buffers()
         order, cancel = run.order, run.cancel
         client = self._make_client()
         cancel.breaks(client.abort)
@@ -277,6 +279,7 @@ class Workshop:
     # --- queries
     def answer(self, query: control.Query, cancel: JobCancel) -> None:
         """Answer `query` by one streamed request; an error goes to whoever asked."""
+        return_freed_buffers()
         client = self._make_client()
         cancel.breaks(client.abort)
         path = f"/agent/v1/answers/{query.query}"

@@ -6,7 +6,6 @@ The administrator's command uses the same client.
 
 from __future__ import annotations
 
-import http.client
 import socket
 import ssl
 import threading
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import msgspec
@@ -28,6 +27,11 @@ from holdfast_contract.errors import (
     error_from,
 )
 from holdfast_contract.protocol.http import Problem
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
+
+    from holdfast_agent.transport.gathering import Gathering
 
 Buffer = bytes | bytearray | memoryview
 
@@ -78,7 +82,7 @@ class Stream:
 
     status: int
     headers: Mapping[str, str]
-    _response: http.client.HTTPResponse = field(repr=False)
+    _response: HTTPResponse = field(repr=False)
 
     def read(self, size: int) -> bytes:
         """Return up to `size` bytes, fewer only at the end."""
@@ -143,42 +147,19 @@ def trusting(ca: Path | None) -> ssl.SSLContext:
     return context
 
 
-class _Gathering(http.client.HTTPConnection):
-    """Sends head and small body in one piece; `http.client` alone makes two packets of them."""
-
-    gathered: bytearray | None = None
-
-    def send(self, data: Any) -> None:
-        """Send `data`, or keep it for `flush`."""
-        if self.gathered is None:
-            super().send(data)
-        else:
-            self.gathered += data
-
-    def flush(self) -> None:
-        """Send what was kept."""
-        gathered, self.gathered = self.gathered, None
-        if gathered:
-            super().send(gathered)
-
-
-class _SecureGathering(_Gathering, http.client.HTTPSConnection):
-    """The same over TLS."""
-
-
 class Kept:
     """Idle connections that wait for the next job: a TLS handshake costs 2 KB. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._connections: list[_Gathering] = []
+        self._connections: list[Gathering] = []
 
-    def take(self) -> _Gathering | None:
+    def take(self) -> Gathering | None:
         """Return one of them, if there is one."""
         with self._lock:
             return self._connections.pop() if self._connections else None
 
-    def put(self, connection: _Gathering) -> None:
+    def put(self, connection: Gathering) -> None:
         """Keep an idle connection, or close it where there are enough."""
         with self._lock:
             if len(self._connections) < KEPT_MAX:
@@ -219,8 +200,8 @@ class HttpClient:
         self._kept = kept
         # Not a plain lock: where an answer was left unread its end may come at any allocation.
         self._lock = threading.RLock()
-        self._idle: list[_Gathering] = []
-        self._busy: set[_Gathering] = set()
+        self._idle: list[Gathering] = []
+        self._busy: set[Gathering] = set()
         self._aborted = False
 
     def call(
@@ -292,7 +273,7 @@ class HttpClient:
     # --- connections
     def _exchange(
         self, method: str, path: str, body: Body | None, headers: dict[str, str]
-    ) -> tuple[_Gathering, http.client.HTTPResponse]:
+    ) -> tuple[Gathering, HTTPResponse]:
         headers["Authorization"] = f"Bearer {self._bearer()}"
         headers["User-Agent"] = self._user_agent
         if body is not None and body.length is None:
@@ -315,7 +296,7 @@ class HttpClient:
 
     def _send(
         self,
-        connection: _Gathering,
+        connection: Gathering,
         method: str,
         path: str,
         body: Body | None,
@@ -348,7 +329,7 @@ class HttpClient:
             # A server that refuses a body answers and closes: its answer says why.
             return
 
-    def _take(self) -> tuple[_Gathering, bool]:
+    def _take(self) -> tuple[Gathering, bool]:
         with self._lock:
             if self._aborted:
                 raise Unreachable("the request was cancelled")
@@ -357,14 +338,16 @@ class HttpClient:
             self._busy.add(connection)
             return connection, connection is found
 
-    def _new(self) -> _Gathering:
+    def _new(self) -> Gathering:
+        from holdfast_agent.transport.gathering import Gathering, SecureGathering
+
         if self._secure:
-            return _SecureGathering(
+            return SecureGathering(
                 self._host, self._port, timeout=CONNECT_TIMEOUT_SECONDS, context=self._context
             )
-        return _Gathering(self._host, self._port, timeout=CONNECT_TIMEOUT_SECONDS)
+        return Gathering(self._host, self._port, timeout=CONNECT_TIMEOUT_SECONDS)
 
-    def _put_back(self, connection: _Gathering, *, keep: bool) -> None:
+    def _put_back(self, connection: Gathering, *, keep: bool) -> None:
         with self._lock:
             self._busy.discard(connection)
             if keep and not self._aborted and connection.sock is not None:
@@ -383,14 +366,20 @@ def _translated() -> Iterator[None]:
             f"the server's certificate is not trusted: {exc.verify_message}",
             hint="is HOLDFAST_CA the tls/ca.pem of this server?",
         ) from exc
-    except (OSError, http.client.HTTPException, ValueError) as exc:
+    except _broken() as exc:
         raise Unreachable(
             f"the server does not answer: {str(exc) or type(exc).__name__}",
             hint="is HOLDFAST_SERVER right, and is the server running?",
         ) from exc
 
 
-def _problem(response: http.client.HTTPResponse) -> HoldfastError:
+def _broken() -> tuple[type[Exception], ...]:
+    from http.client import HTTPException
+
+    return (OSError, HTTPException, ValueError)
+
+
+def _problem(response: HTTPResponse) -> HoldfastError:
     """Return the error that an answer of 300 or more tells."""
     with _translated():
         data = response.read(_DRAIN_BYTES_MAX)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Final, Self
@@ -33,6 +34,7 @@ CONNECT_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 2.0
 """Waited for the other side's close, and for the end of TLS."""
 _PIECE_BYTES: Final = 16 << 10
+"""Read at once: one TLS record, messages are short."""
 _REASON_BYTES_MAX: Final = 123
 _NORMAL: Final = 1000
 
@@ -83,6 +85,8 @@ class WebSocket:
         extra = [(name.encode(), value.encode()) for name, value in headers.items()]
         host = parts.netloc.rpartition("@")[2]
         request = Request(host=host, target=parts.path or "/", extra_headers=extra)
+        # asyncio keeps 256 KiB for each TLS connection; only for all of them it takes another word.
+        SSLProtocol.max_size = _PIECE_BYTES
         async with asyncio.timeout(CONNECT_SECONDS):
             reader, writer = await asyncio.open_connection(
                 parts.hostname,
