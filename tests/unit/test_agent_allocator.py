@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 
-from holdfast_agent.runtime.allocator import BUFFER_BYTES_MIN, return_freed_buffers
+from holdfast_agent.runtime.allocator import (
+    BUFFER_BYTES_MIN,
+    return_freed_buffers,
+    return_unused,
+)
 
 CHURN = """
 import sys
@@ -54,3 +59,31 @@ def resident_kib(how: str) -> int:
 
 def test_freed_buffers_leave_the_process() -> None:
     assert resident_kib("fixed") + 8_000 < resident_kib("as it is")
+
+
+class Trimmed:
+    def __init__(self) -> None:
+        self.kept: list[int] = []
+
+    def malloc_trim(self, kept: int) -> int:
+        self.kept.append(kept)
+        return 1
+
+
+class Knot:
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_what_only_a_cycle_holds_is_freed_before_memory_is_given_back() -> None:
+    knot = Knot()
+    gone = weakref.ref(knot)
+    del knot
+    library = Trimmed()
+    return_unused(library)
+    assert gone() is None
+    assert library.kept == [0]
+
+
+def test_a_library_that_cannot_give_back_is_no_error() -> None:
+    return_unused(object())

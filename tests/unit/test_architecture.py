@@ -163,5 +163,5 @@ def test_an_agent_that_idles_has_not_loaded_what_only_a_job_or_a_flag_needs() ->
     )
     loaded = loaded_by(script)
     assert "holdfast_agent.runtime.workshop" in loaded
-    jobs = {"sqlite3", "zstandard", "pyfastcdc", "holdfast_agent.engine.walk"}
-    assert loaded & (jobs | {"argparse", "tempfile", "shutil"}) == set()
+    jobs = {"sqlite3", "zstandard", "pyfastcdc", "holdfast_agent.engine.walk", "ctypes"}
+    assert loaded & (jobs | {"argparse", "tempfile", "shutil", "http.client"}) == set()

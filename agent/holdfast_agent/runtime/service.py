@@ -20,6 +20,7 @@ from holdfast_agent.jobs import enrol
 from holdfast_agent.jobs.outcome import failed
 from holdfast_agent.jobs.runner import JobRun, Order
 from holdfast_agent.jobs.tracking import JobCancel
+from holdfast_agent.runtime.allocator import return_unused
 from holdfast_agent.runtime.workshop import Workshop
 from holdfast_agent.sources.clock import FileClock
 from holdfast_agent.state.directory import StateDirectory
@@ -209,6 +210,9 @@ class Agent:
             run.start()
         await self._channel.send(control.Accepted(job=order.job))
 
+    def _has_running(self) -> bool:
+        return any(run.outcome is None for run in self._runs.values())
+
     def _is_full(self) -> bool:
         running = sum(run.outcome is None for run in self._runs.values())
         return running >= JOBS_AT_ONCE or len(self._runs) >= JOBS_KEPT_MAX
@@ -243,7 +247,12 @@ class Agent:
 
     def _ended(self, run: JobRun) -> None:
         if self._runs.get(run.job) is run:
-            self._spawn(self._tell_end(run))
+            self._spawn(self._end(run))
+
+    async def _end(self, run: JobRun) -> None:
+        await self._tell_end(run)
+        if not self._has_running():
+            await asyncio.to_thread(return_unused)
 
     async def _tell_end(self, run: JobRun) -> None:
         assert run.outcome is not None
