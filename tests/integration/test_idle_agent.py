@@ -63,9 +63,7 @@ def test_an_agent_that_idles_has_not_loaded_what_only_a_job_needs(
     at_first = loaded(watched(world, "idle/first", tmp_path))
     assert "holdfast_agent.transport.websocket" in at_first
     assert at_first & OF_A_JOB == set()
-    assert at_first >= OF_A_REQUEST | OF_A_KEY_TO_RECEIVE, (
-        "enrolling loads them"
-    )
+    assert at_first >= OF_A_REQUEST | OF_A_KEY_TO_RECEIVE, "enrolling loads them"
     again = loaded(watched(world, "idle/first", tmp_path))
     assert "holdfast_agent.transport.websocket" in again
     assert again & (OF_A_JOB | OF_A_REQUEST | OF_A_KEY_TO_RECEIVE) == set()
