@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from holdfast_agent.engine.packing import pack_room_bytes
 from holdfast_agent.ports import Cancel
 from holdfast_contract.limits import (
     BUNDLE_BYTES_TARGET,
@@ -26,6 +27,9 @@ FREE_BYTES_MIN: Final = 24 * MIB
 """Less than this cannot hold one chunk of 4 MiB in each step; a lower ceiling is not kept."""
 PACKS_IN_FLIGHT: Final = 3
 """Two are being sent, one is being filled."""
+_BUNDLES_MAX: Final = 16
+_SEALING_BYTES: Final = 4 * MIB
+"""Left for the workers' copies; the last third of a bundle's buffer is rarely touched as well."""
 _POLL_SECONDS: Final = 0.1
 
 
@@ -50,9 +54,9 @@ class MemoryPlan:
 def plan_memory(memory_max: int, small_file_bytes_max: int) -> MemoryPlan:
     """Divide `memory_max` bytes of resident size.
 
-    Worst case of the sum: packs 3/8 and 3 MiB, slabs 2/8, bundles 1/6 of what is free (1/8 where
-    that is little); sealing holds one copy of a chunk in each of two workers, beside its place in a
-    pack (8 MiB with chunks of 4 MiB, 2 MiB usually).
+    Worst case of the sum: packs 3/8 and 3 MiB, slabs 2/8 of what is free, bundles most of the rest
+    (1/8 where little is free); sealing holds one copy of a chunk in each of two workers, beside its
+    place in a pack (8 MiB with chunks of 4 MiB, 2 MiB usually).
     """
     free = max(memory_max - PROCESS_BYTES, FREE_BYTES_MIN)
     pack_bytes = min(max(free // 8, MIB), PACK_BYTES_TARGET)
@@ -60,9 +64,13 @@ def plan_memory(memory_max: int, small_file_bytes_max: int) -> MemoryPlan:
     slab_bytes = CHUNK_PLAIN_BYTES_MAX + (4 * MIB if is_roomy else MIB)
     slabs = min(max(free // 4 // slab_bytes, 2), 4)
     bundle_bytes = min(BUNDLE_BYTES_TARGET + small_file_bytes_max, CHUNK_PLAIN_BYTES_MAX)
-    # Half of the bundles wait for the server's answer while the walk fills the other half.
-    bundles = min(max(free // (6 if is_roomy else 8) // bundle_bytes, 2), 16)
     groups = 4 if is_roomy else 2
+    # Half of the bundles wait for the server's answer while the walk fills the other half. A
+    # question costs the server 1.5 ms however few ids it names: as many bundles as there is room.
+    packs_bytes = PACKS_IN_FLIGHT * pack_room_bytes(pack_bytes)
+    rest = free - packs_bytes - slabs * slab_bytes - groups * MIB - _SEALING_BYTES
+    room = rest if is_roomy else free // 8
+    bundles = min(max(room // bundle_bytes, 2), _BUNDLES_MAX)
     ask_bytes = min(8 * MIB, max(slabs - 1, 1) * slab_bytes, max(bundles // 2, 1) * MIB)
     return MemoryPlan(pack_bytes, slab_bytes, slabs, bundle_bytes, bundles, groups, ask_bytes)
 
