@@ -239,7 +239,9 @@ def test_no_more_packs_are_held_than_planned(uploads: MemoryUploads) -> None:
 
 
 # --- memory
-@pytest.mark.parametrize("memory_max", [96 * MIB, 128 * MIB, 160 * MIB, 512 * MIB, 1 << 34])
+@pytest.mark.parametrize(
+    "memory_max", [96 * MIB, 128 * MIB, 144 * MIB, 160 * MIB, 512 * MIB, 1 << 34]
+)
 @pytest.mark.parametrize("small", [0, 512 * KIB, 4 * MIB])
 def test_plan_stays_under_the_ceiling(memory_max: int, small: int) -> None:
     plan = plan_memory(memory_max, small)
@@ -255,6 +257,10 @@ def test_plan_stays_under_the_ceiling(memory_max: int, small: int) -> None:
     assert plan.ask_bytes < plan.slabs * plan.slab_bytes
     # While half of the bundles wait for an answer, the walk fills the others.
     assert plan.ask_bytes <= max(plan.bundles // 2, 1) * MIB
+
+
+def test_few_questions_are_asked_under_the_default_ceiling() -> None:
+    assert plan_memory(160 * MIB, 512 * KIB).ask_bytes == 7 * MIB
 
 
 def test_pack_is_16_mib_where_there_is_room() -> None:
