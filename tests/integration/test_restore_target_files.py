@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from holdfast_agent.restore import writer as writers
 from holdfast_agent.restore.failures import EntryFailed, InTheWay
 from holdfast_agent.restore.removal import remove
 from holdfast_agent.restore.target import Target
 from holdfast_agent.sources.findings import Reason
+from holdfast_agent.sources.syscalls import begin_write_back
 from tests.support.targets import POLICY, entry, mine, temporaries, write
 
 
@@ -70,6 +72,33 @@ def test_a_file_is_cut_to_its_length(target: Target, tmp_path: Path) -> None:
         writer.finish(4, entry(b"file", 4), mine(), POLICY)
         writer.commit()
     assert (tmp_path / "top" / "file").read_bytes() == b"0123"
+
+
+def test_the_disk_is_at_work_before_all_is_written(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[int, int]] = []
+
+    def begin(descriptor: int) -> None:
+        begun.append((descriptor, os.fstat(descriptor).st_size))
+        begin_write_back(descriptor)
+
+    monkeypatch.setattr(writers, "begin_write_back", begin)
+    monkeypatch.setattr(writers, "DIRTY_BYTES_MAX", 1000)
+    with target.directory(()).create_file(b"file") as writer:
+        for offset in range(0, 3000, 400):
+            writer.write(b"x" * 400, offset)
+        assert begun == [(writer.descriptor, 1200), (writer.descriptor, 2400)]
+        writer.finish(3200, entry(b"file", 3200), mine(), POLICY)
+        writer.commit()
+    assert (tmp_path / "top" / "file").read_bytes() == b"x" * 3200
+
+
+def test_a_kernel_that_does_not_begin_is_no_error(tmp_path: Path) -> None:
+    ends = os.pipe()
+    for end in ends:
+        begin_write_back(end)
+        os.close(end)
 
 
 def test_a_short_write_is_continued(

@@ -12,10 +12,13 @@ from holdfast_agent.restore.failures import KERNEL_ERRORS, EntryFailed, failure_
 from holdfast_agent.restore.metadata import Loss, Policy, apply
 from holdfast_agent.sources.directory import Identity, open_unstamped, status_by_name
 from holdfast_agent.sources.findings import Reason
+from holdfast_agent.sources.syscalls import begin_write_back
 from holdfast_agent.tree.entry import Content, Stat
 
 NEW_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 NEW_MODE: Final = 0o600
+DIRTY_BYTES_MAX: Final = 16 << 20
+"""The disk is at work while more is fetched, instead of when all has been written."""
 _EXISTING: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _COPY_BYTES: Final = 1 << 20
 _NOT_COPIED_BY_KERNEL: Final = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -97,6 +100,8 @@ class Writer:
         self._home = home
         self._written_to = 0
         """Where what was written ends."""
+        self._dirty = 0
+        """Bytes that were written since the kernel began to bring them to the disk."""
         self._temporary = home.temporary_name()
         # Here and below no context manager: of every file, and one costs as much as a short call.
         try:
@@ -119,7 +124,7 @@ class Writer:
                 done = os.pwrite(self.descriptor, memoryview(data)[offset - end :], offset)
         except OSError as exc:
             raise failure_from(exc) from exc
-        self._written_to = max(self._written_to, end)
+        self._wrote(len(data), end)
 
     def clone(self, source: ExistingFile, offset: int, length: int) -> None:
         """Copy a range of an existing file to the same place here, without user space if possible.
@@ -138,7 +143,14 @@ class Writer:
                 if done == 0:
                     raise EntryFailed(Reason.CHANGED, "the existing file has become shorter")
                 offset += done
+        self._wrote(length, end)
+
+    def _wrote(self, length: int, end: int) -> None:
         self._written_to = max(self._written_to, end)
+        self._dirty += length
+        if self._dirty >= DIRTY_BYTES_MAX:
+            begin_write_back(self.descriptor)
+            self._dirty = 0
 
     def _cloned(self, source: int, offset: int, length: int) -> int:
         try:

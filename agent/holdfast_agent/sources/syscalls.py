@@ -1,4 +1,4 @@
-"""Two calls of the kernel that Python's `os` does not have: what is mounted under a descriptor."""
+"""Calls of the kernel that Python's `os` does not have."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Final
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _STATFS_BYTES: Final = 512
 """More than `struct statfs` takes on any architecture; its first word is f_type."""
+_SYNC_FILE_RANGE_WRITE: Final = 2
+_LIBC.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 # linux/stat.h, linux/fcntl.h
 _STATX_BYTES: Final = 256
 _STATX_ATTRIBUTES_AT: Final = 8
@@ -42,3 +44,12 @@ def is_mount_root(descriptor: int) -> bool:
         return False
     attributes = ctypes.c_uint64.from_buffer(buffer, _STATX_ATTRIBUTES_AT).value
     return bool(attributes & _STATX_ATTR_MOUNT_ROOT)
+
+
+def begin_write_back(descriptor: int) -> None:
+    """Have the kernel begin to write what is dirty of a file to the disk, and wait for nothing.
+
+    It promises nothing, nor do its errors: whoever waits for all of it afterwards, and is told what
+    fails, waits for less. Source: sync_file_range(2).
+    """
+    _LIBC.sync_file_range(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
