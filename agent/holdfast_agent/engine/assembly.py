@@ -19,7 +19,6 @@ from holdfast_agent.engine.drafts import ChunkDraft, Parts, Place, batches
 from holdfast_agent.engine.entries import (
     DirectoryDraft,
     EntryDraft,
-    OldEntry,
     OldPage,
     PageDraft,
     PageSlot,
@@ -358,9 +357,22 @@ class Assembly:
 
     def _count(self, entries: Sequence[EntryDraft]) -> None:
         tally = self._tally
-        new = unmodified = 0
+        new = unmodified = own = own_bytes = 0
         for entry in entries:
             stat, old = entry.stat, entry.old
+            # Most of a page that has changed: the walk took the parent's entry as it is.
+            if (
+                old is not None
+                and stat is old[0]
+                and entry.content is old[1]
+                and entry.parts is None
+                and not entry.content.link_group
+                and not stat.flags
+                and stat.type != _DIRECTORY
+            ):
+                own += 1
+                own_bytes += stat.size
+                continue
             if stat.type == _DIRECTORY:
                 tally.dirs += not stat.flags & _IMPLIED
                 continue
@@ -372,19 +384,16 @@ class Assembly:
                 continue
             if old is None:
                 new += 1
-            elif _is_parents_own(entry, old) or is_unmodified(entry):
+            elif is_unmodified(entry):
                 unmodified += 1
                 continue
             else:
                 tally.files_changed += 1
             tally.bytes_changed += counted
+        tally.files += own
+        tally.bytes_logical += own_bytes
         tally.files_new += new
-        tally.files_unmodified += unmodified
-
-
-def _is_parents_own(entry: EntryDraft, old: OldEntry) -> bool:
-    """Tell whether the walk took the parent's entry as it is: most of a page that has changed."""
-    return entry.stat is old[0] and entry.content is old[1] and entry.parts is None
+        tally.files_unmodified += unmodified + own
 
 
 def _is_cut(parts: Parts | None) -> bool:

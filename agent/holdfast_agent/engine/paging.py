@@ -60,16 +60,11 @@ class Paging:
             return False
         return any(_touched(ids, avoid) for _, ids in self._known.block_ids(known.row))
 
-    def is_same_entry(self, stat: Stat, known: OldEntry, extra: bytes) -> bool:
-        """Tell whether an entry is the parent's and names nothing that is to be avoided."""
-        if stat.type == _DIRECTORY or stat.flags or known[0] != stat:
-            return False
-        avoid = self._avoid
-        if not avoid:
-            return True
+    def touches_entry(self, known: OldEntry, extra: bytes) -> bool:
+        """Tell whether an entry names a chunk that is to be avoided."""
         content = known[1]
         named = (*content.extents, *content.xattr_blocks)
-        return not any(extent.chunk in avoid for extent in named) and not _touched(extra, avoid)
+        return any(extent.chunk in self._avoid for extent in named) or _touched(extra, self._avoid)
 
     # --- what the snapshot gets ---
     def add_stretch(

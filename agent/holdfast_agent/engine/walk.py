@@ -354,13 +354,17 @@ class Walk:
         untold = unchanged = unchanged_bytes = 0
         check = self._cancel.check
         entry_of = self._entries.entry
+        avoids = self._avoids
         for stat in part:
             check()
             known = before.pop(stat.name, None)
             if (
                 known is not None
+                and known[0] == stat
+                and stat.type != _DIRECTORY
+                and not stat.flags
                 and stat.name not in due
-                and self._paging.is_same_entry(stat, known, blocks.get(stat.name, b""))
+                and not (avoids and self._paging.touches_entry(known, blocks.get(stat.name, b"")))
             ):
                 # The parent's own object: what is compared with it later is seen to be the same.
                 drafts.append(EntryDraft(known[0], known[1], None, None, known))

@@ -119,8 +119,13 @@ def encode_page(stat_part: bytes, contents: Sequence[Content]) -> bytes:
     rows = []
     for content in contents:
         owner = (content.uid, content.gid, content.user, content.group)
-        flat = _flatten(content.extents, ids) if content.extents else ()
         index = owners.setdefault(owner, len(owners))
+        extents = content.extents
+        if len(extents) == 1:
+            chunk, offset, length = extents[0].chunk, extents[0].offset, extents[0].length
+            flat: Sequence[int] = (ids.setdefault(chunk, len(ids) - 2), offset, length)
+        else:
+            flat = _flatten(extents, ids)
         rows.append((index, content.content_id, flat, _encode_extra(content, ids)))
     content_part = _ENCODER.encode((tuple(owners), rows))
     table = b"".join(ids)[2 * _ID_BYTES :]
@@ -133,9 +138,6 @@ def encode_page(stat_part: bytes, contents: Sequence[Content]) -> bytes:
 
 
 def _flatten(extents: Sequence[Extent], ids: dict[bytes, int]) -> Sequence[int]:
-    if len(extents) == 1:
-        only = extents[0]
-        return ids.setdefault(only.chunk, len(ids) - 2), only.offset, only.length
     flat: list[int] = []
     for extent in extents:
         index = ids.setdefault(extent.chunk, len(ids) - 2)
