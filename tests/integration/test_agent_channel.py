@@ -165,6 +165,44 @@ async def test_a_lost_connection_is_dialled_again(world: tuple[World, Channel]) 
     await asyncio.wait_for(running, 10)
 
 
+async def test_stop_ends_a_connection_that_is_not_proved_yet(world: tuple[World, Channel]) -> None:
+    server, channel = world
+    begun, over = asyncio.Event(), asyncio.Event()
+
+    async def keep_silent(socket: web.WebSocketResponse) -> None:
+        begun.set()
+        await over.wait()
+        await welcome(socket)
+        await socket.receive()
+
+    server.scripts = [keep_silent]
+    running = asyncio.create_task(channel.run())
+    await until(begun)
+    await channel.stop()
+    # A welcome that comes too late begins nothing.
+    over.set()
+    await asyncio.wait_for(running, 5)
+    assert server.peer.welcomes == 0 and server.connections == 1
+
+
+async def test_stop_ends_a_dial_that_nobody_answers() -> None:
+    begun = asyncio.Event()
+
+    async def keep_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        begun.set()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(keep_silent, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        channel = World().channel(f"http://{host}:{port}")
+        running = asyncio.create_task(channel.run())
+        await until(begun)
+        await channel.stop()
+        await asyncio.wait_for(running, 5)
+
+
 async def nonsense(socket: web.WebSocketResponse) -> None:
     await challenge(socket)
     await socket.receive()

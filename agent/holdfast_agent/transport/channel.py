@@ -66,6 +66,8 @@ class Channel:
 
     def __post_init__(self) -> None:
         self._socket: WebSocket | None = None
+        """Set once both sides have proved who they are."""
+        self._attempt: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
 
     async def send(self, message: control.ToServer) -> bool:
@@ -84,6 +86,9 @@ class Channel:
         self._stopping.set()
         if self._socket is not None:
             await self._socket.close(b"agent stops")
+        elif self._attempt is not None:
+            # On its way up, with nothing to say goodbye to.
+            self._attempt.cancel()
 
     async def run(self) -> None:
         """Keep the channel up until `stop`.
@@ -95,9 +100,14 @@ class Channel:
         backoff = Backoff(self.uniform)
         while not self._stopping.is_set():
             since = self.clock.monotonic()
+            self._attempt = asyncio.create_task(self._connection())
             try:
-                await self._connection()
+                await self._attempt
                 _log.info("disconnected from the server")
+            except asyncio.CancelledError:
+                if not self._stopping.is_set():
+                    raise
+                return
             except (Fenced, Refused):
                 raise
             except HoldfastError as error:

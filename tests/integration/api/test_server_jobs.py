@@ -292,6 +292,7 @@ async def test_a_job_without_progress_is_ended_while_its_agent_is_connected(
         job = (await agent.ordered()).job
         await agent.send(progress(job, files=1, moved=1))
         await world.in_state(job, "Running")
+        await world.until(lambda: world.services.live.get(job).moved == 1)  # type: ignore[union-attr]
         served.clock.now += 599 * 10**9
         await world.services.dispatcher.round()
         assert (await world.job(job))["state"] == "Running"
