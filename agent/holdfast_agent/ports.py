@@ -6,10 +6,12 @@ from job threads; implementations are thread-safe unless a method says otherwise
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import BinaryIO, Protocol
+
+from holdfast_contract.format.layout import Room
 
 
 class Cancel(Protocol):
@@ -63,10 +65,6 @@ class FetchedChunk:
     """Of the sealed chunk in the pack, in bytes."""
     sealed: memoryview | bytes
     """Empty unless HERE."""
-
-
-Room = Callable[[int], bytearray | memoryview]
-"""Returns memory for so many bytes."""
 
 
 class ChunkSource(Protocol):

@@ -13,7 +13,7 @@ from contextlib import closing
 
 from holdfast_agent.crypto.keys import DomainKeys, parse_key_file
 from holdfast_agent.jobs.queries import answer_query
-from holdfast_agent.ports import ChunkSource, ChunkStatus, FetchedChunk, Room
+from holdfast_agent.ports import ChunkSource, ChunkStatus, FetchedChunk
 from holdfast_agent.snapshots.chunks import ChunkReader
 from holdfast_agent.snapshots.snapshot import Snapshot
 from holdfast_agent.sources.roots import normal_path
@@ -23,6 +23,7 @@ from holdfast_agent.transport.retry import Backoff
 from holdfast_cli.api import Api
 from holdfast_contract.clock import Clock, SystemClock
 from holdfast_contract.errors import Cancelled, HoldfastError, StoreFailed, TooMany, Unreachable
+from holdfast_contract.format.layout import Room
 from holdfast_contract.ids import new_ulid
 from holdfast_contract.protocol.control import Browse, Query, RestoreItem
 from holdfast_contract.text import printable

@@ -11,9 +11,10 @@ import pytest
 
 from holdfast_agent.engine import assembly, groups
 from holdfast_agent.engine.files import FileContents
-from holdfast_agent.ports import ChunkStatus, FetchedChunk, Room
+from holdfast_agent.ports import ChunkStatus, FetchedChunk
 from holdfast_agent.tree.entry import HOLE_CHUNK
 from holdfast_contract.format.chunk import ChunkType
+from holdfast_contract.format.layout import Room
 from holdfast_contract.limits import KIB, MIB
 from tests.support.backup_bench import BackupBench, count, on_disk
 from tests.support.memory_repository import MemoryChunks

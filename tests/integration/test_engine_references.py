@@ -11,13 +11,14 @@ import msgspec
 import pytest
 
 from holdfast_agent.engine import content_index, hints, relatives
-from holdfast_agent.ports import ChunkStatus, FetchedChunk, Room
+from holdfast_agent.ports import ChunkStatus, FetchedChunk
 from holdfast_agent.snapshots.chunks import ChunkReader
 from holdfast_agent.snapshots.outline import outlines
 from holdfast_agent.snapshots.snapshot import Snapshot
 from holdfast_agent.tree.entry import EntryType
 from holdfast_contract.errors import NotFound, Refused
 from holdfast_contract.format.chunk import ChunkType
+from holdfast_contract.format.layout import Room
 from holdfast_contract.protocol import control
 from tests.support.backup_bench import BackupBench, count, id_of, on_disk
 from tests.support.memory_repository import MemoryChunks, MemoryRepository

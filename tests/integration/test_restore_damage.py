@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_agent.jobs import backup_source
-from holdfast_agent.ports import FetchedChunk, Room
+from holdfast_agent.ports import FetchedChunk
 from holdfast_agent.restore.directory import TEMPORARY_PREFIX
 from holdfast_agent.restore.pipeline import batch_bytes
 from holdfast_agent.restore.target import Target
@@ -21,6 +21,7 @@ from holdfast_agent.sources.findings import Finding, Reason
 from holdfast_agent.sources.reading import FileReader, open_file
 from holdfast_agent.tree.entry import EntryFlag, Stat
 from holdfast_contract.errors import Cancelled, Damaged, Unreachable
+from holdfast_contract.format.layout import Room
 from holdfast_contract.limits import MIB
 from holdfast_contract.protocol.control import JobState, Overwrite
 from tests.support.restore_bench import RestoreBench, Source, under

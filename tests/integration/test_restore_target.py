@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
@@ -390,18 +389,16 @@ def test_sync_reaches_the_disk_or_says_so(target: Target, monkeypatch: pytest.Mo
     write(target.directory((b"a",), create=True), b"file", b"x")
     target.sync()
 
-    class Broken:
-        def syncfs(self, _: int) -> int:
-            ctypes.set_errno(self.number)
-            return -1
+    def refusing(number: int) -> Callable[[int], None]:
+        def refuse(_: int) -> None:
+            raise OSError(number, os.strerror(number))
 
-        def __init__(self, number: int) -> None:
-            self.number = number
+        return refuse
 
-    monkeypatch.setattr(targets, "_LIBC", Broken(errno.EIO))
+    monkeypatch.setattr(targets, "sync_filesystem", refusing(errno.EIO))
     with pytest.raises(StoreFailed):
         target.sync()
-    monkeypatch.setattr(targets, "_LIBC", Broken(errno.ENOSPC))
+    monkeypatch.setattr(targets, "sync_filesystem", refusing(errno.ENOSPC))
     with pytest.raises(NoSpace):
         target.sync()
 

@@ -24,13 +24,14 @@ from holdfast_agent.jobs.outcome import Outcome
 from holdfast_agent.jobs.restore import run_restore
 from holdfast_agent.jobs.tracking import JobCancel, JobProgress
 from holdfast_agent.jobs.verify import run_verify
-from holdfast_agent.ports import ChunkStatus, FetchedChunk, Room
+from holdfast_agent.ports import ChunkStatus, FetchedChunk
 from holdfast_agent.restore.destination import local_scope
 from holdfast_agent.snapshots.chunks import ChunkReader
 from holdfast_agent.snapshots.snapshot import Snapshot
 from holdfast_agent.tree.entry import HOLE_CHUNK, EntryFlag, EntryType
 from holdfast_contract.errors import Damaged, HoldfastError
 from holdfast_contract.format.chunk import ChunkType, storage_hash
+from holdfast_contract.format.layout import Room
 from holdfast_contract.ids import DomainId, new_ulid
 from holdfast_contract.limits import FETCH_IDS_MAX
 from holdfast_contract.protocol.control import JobState, Overwrite, Restore, RestoreItem, Verify

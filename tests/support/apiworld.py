@@ -155,6 +155,15 @@ class ApiWorld:
         await self.until(is_there)
         return await self.job(job)
 
+    async def until_moved(self, job: str, moved: int) -> None:
+        """Wait until the server has taken in progress with this `moved`."""
+
+        def has_moved() -> bool:
+            live = self.services.live.get(job)
+            return live is not None and live.moved == moved
+
+        await self.until(has_moved)
+
     async def until_event(self, kind: str, client: str) -> None:
         """Wait until an event of that kind is recorded."""
 

@@ -14,9 +14,10 @@ from typing import BinaryIO
 from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from holdfast_agent.ports import ChunkStatus, Committed, FetchedChunk, Missing, Room
+from holdfast_agent.ports import ChunkStatus, Committed, FetchedChunk, Missing
 from holdfast_contract.errors import Conflict, HistoryRegressed, NotFound
 from holdfast_contract.format.identity import decode_identity_body, identity_hash, split_identity
+from holdfast_contract.format.layout import Room
 from holdfast_contract.format.manifest import (
     ManifestBody,
     decode_manifest_body,

@@ -12,9 +12,10 @@ from holdfast_agent.jobs.outcome import Outcome
 from holdfast_agent.jobs.queries import answer_query
 from holdfast_agent.jobs.restore import run_restore
 from holdfast_agent.jobs.verify import run_verify
-from holdfast_agent.ports import FetchedChunk, Room
+from holdfast_agent.ports import FetchedChunk
 from holdfast_agent.restore.destination import RestoreScope, local_scope
 from holdfast_agent.sources.roots import OwnFiles, Roots
+from holdfast_contract.format.layout import Room
 from holdfast_contract.ids import new_ulid
 from holdfast_contract.limits import MIB
 from holdfast_contract.protocol import control

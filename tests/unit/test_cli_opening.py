@@ -10,12 +10,13 @@ import pytest
 from holdfast_agent.crypto.identity_keys import IdentityKey
 from holdfast_agent.crypto.keys import format_key_file, new_key_material, parse_key_file
 from holdfast_agent.crypto.wraps import parse_private_file, parse_recipient_file
-from holdfast_agent.ports import ChunkStatus, FetchedChunk, Room
+from holdfast_agent.ports import ChunkStatus, FetchedChunk
 from holdfast_cli import opening
 from holdfast_cli.domain_keys import OpenedKey, new_domain, new_recipient
 from holdfast_cli.opening import Interrupt, Patience, SnapshotsSource
 from holdfast_contract.errors import Cancelled, Damaged, Refused, Unreachable
 from holdfast_contract.format.domain import DomainBody, decode_domain_body, split_domain
+from holdfast_contract.format.layout import Room
 from holdfast_contract.protocol.http import DomainRow
 from tests.support.cli_api import TIME, Answer, Done, listing, run, snapshot
 from tests.support.handclock import HandClock

@@ -9,7 +9,7 @@ import pytest
 
 from holdfast_agent.crypto.sealing import Sealer
 from holdfast_agent.jobs.tracking import JobCancel
-from holdfast_agent.ports import ChunkStatus, FetchedChunk, Room
+from holdfast_agent.ports import ChunkStatus, FetchedChunk
 from holdfast_agent.restore.pipeline import Opened, Pipeline
 from holdfast_agent.restore.steps import Part, Piece, Step
 from holdfast_agent.snapshots.arena import Arena
@@ -17,6 +17,7 @@ from holdfast_agent.snapshots.chunks import ChunkReader
 from holdfast_agent.tree.entry import Extent
 from holdfast_contract.errors import NoSpace
 from holdfast_contract.format.chunk import ChunkType
+from holdfast_contract.format.layout import Room
 from holdfast_contract.limits import KIB, MIB
 from tests.support.samples import KEYS, noise
 

@@ -8,7 +8,6 @@ from concurrent.futures import Future
 
 import pytest
 
-from holdfast_agent.crypto.sealing import Room
 from holdfast_agent.jobs.tracking import JobCancel, JobProgress
 from holdfast_agent.restore.destination import RestoreScope, check_scope
 from holdfast_agent.restore.pipeline import STEPS_MAX, Opened, Pipeline
@@ -21,7 +20,7 @@ from holdfast_agent.sources.rules import Rules
 from holdfast_agent.tree.entry import HOLE_CHUNK, Content, Entry, EntryType, Extent, Stat
 from holdfast_contract.errors import Cancelled, Damaged, InvalidInput, OutsideRoots, Refused
 from holdfast_contract.format.chunk import ChunkType
-from holdfast_contract.format.layout import Buffer
+from holdfast_contract.format.layout import Buffer, Room
 from holdfast_contract.limits import MIB
 from holdfast_contract.protocol.control import Mode
 

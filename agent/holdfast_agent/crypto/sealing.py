@@ -6,7 +6,6 @@ import hmac
 import os
 import struct
 import threading
-from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -33,7 +32,7 @@ from holdfast_contract.format.chunk import (
     sealed_bytes_of,
     storage_hash,
 )
-from holdfast_contract.format.layout import Buffer
+from holdfast_contract.format.layout import Buffer, Room
 from holdfast_contract.ids import ChunkId
 from holdfast_contract.limits import CHUNK_PLAIN_BYTES_MAX, PAGE_BYTES_MAX
 
@@ -49,10 +48,6 @@ PLAIN_BYTES_MAX: Final = {
     ChunkType.REPORT: CHUNK_PLAIN_BYTES_MAX,
 }
 """Longest plaintext of each type."""
-
-
-Room = Callable[[int], bytearray | memoryview]
-"""Returns memory for so many bytes."""
 
 
 class SealedChunk(NamedTuple):

@@ -7,7 +7,6 @@ within the directory, when they are complete.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
@@ -26,6 +25,7 @@ from holdfast_agent.restore.failures import (
 from holdfast_agent.sources.descent import components
 from holdfast_agent.sources.findings import Reason
 from holdfast_agent.sources.roots import OwnFiles, Roots, is_within, normal_path
+from holdfast_agent.sources.syscalls import sync_filesystem
 from holdfast_contract.errors import NotFound, Refused, StoreFailed
 
 OPEN_MAX: Final = 256
@@ -34,7 +34,6 @@ _DEVICES_MAX: Final = 64
 IMPLIED_MODE: Final = 0o755
 """Of directories that a restore makes and the snapshot says nothing of."""
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
 _LISTED: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PASSED: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -176,10 +175,10 @@ class Target:
             StoreFailed: the disk reports an error; what was restored may be incomplete.
         """
         for descriptor in self._devices.values():
-            if _LIBC.syncfs(descriptor) != 0:
-                number = ctypes.get_errno()
-                exc = OSError(number, os.strerror(number))
-                if number in (errno.ENOSPC, errno.EDQUOT):
+            try:
+                sync_filesystem(descriptor)
+            except OSError as exc:
+                if exc.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise failure_from(exc) from exc
                 raise StoreFailed(f"the restore target cannot be synced: {exc.strerror}") from exc
         if len(self._devices) == _DEVICES_MAX:

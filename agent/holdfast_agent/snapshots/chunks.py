@@ -9,12 +9,12 @@ from itertools import islice
 from threading import Lock
 
 from holdfast_agent.crypto.keys import DomainKeys
-from holdfast_agent.crypto.sealing import Opener, Room
+from holdfast_agent.crypto.sealing import Opener
 from holdfast_agent.ports import ChunkSource, ChunkStatus, FetchedChunk
 from holdfast_agent.tree.entry import HOLE_CHUNK, Extent
 from holdfast_contract.errors import Damaged
 from holdfast_contract.format.chunk import ChunkType
-from holdfast_contract.format.layout import Buffer
+from holdfast_contract.format.layout import Buffer, Room
 from holdfast_contract.ids import ChunkId
 
 _COPIES_TRIED_MAX = 4

@@ -46,6 +46,19 @@ def is_mount_root(descriptor: int) -> bool:
     return bool(attributes & _STATX_ATTR_MOUNT_ROOT)
 
 
+def sync_filesystem(descriptor: int) -> None:
+    """Wait until all that was written to the file system under `descriptor` is durable.
+
+    Source: syncfs(2).
+
+    Raises:
+        OSError: the kernel refuses, or the disk has reported an error.
+    """
+    if _LIBC.syncfs(descriptor) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
 def begin_write_back(descriptor: int) -> None:
     """Have the kernel begin to write what is dirty of a file to the disk, and wait for nothing.
 

@@ -6,12 +6,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from holdfast_agent.ports import Cancel, ChunkStatus, FetchedChunk, Room
+from holdfast_agent.ports import Cancel, ChunkStatus, FetchedChunk
 from holdfast_agent.transport.http import Body, HttpClient, Stream
 from holdfast_agent.transport.limiter import RateLimit
 from holdfast_agent.transport.retry import Repeating, call
 from holdfast_contract import limits
 from holdfast_contract.errors import HoldfastError, InvalidInput
+from holdfast_contract.format.layout import Room
 from holdfast_contract.protocol.http import DamageReport
 
 _HEAD_BYTES = 32 + 1 + 2 + 4 + 4

@@ -17,6 +17,8 @@ from holdfast_contract.errors import InvalidInput, TooLarge, UnsupportedVersion
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """Bytes that are only read."""
+Room: TypeAlias = Callable[[int], bytearray | memoryview]
+"""Returns memory for so many bytes."""
 ReadAt: TypeAlias = Callable[[int, int], bytes]
 """(offset, length) -> exactly that many bytes of one object; fewer mean that it ends there."""
 

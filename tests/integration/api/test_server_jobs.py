@@ -63,7 +63,7 @@ async def test_a_backup_from_its_request_to_its_summary(world: ApiWorld) -> None
     await agent.send(Accepted(job=job))
     await world.in_state(job, "Running")
     await agent.send(progress(job, files=3, bytes_sent=70, current=b"/data/\xff", moved=1))
-    await world.until(lambda: world.services.live.get(job).moved == 1)  # type: ignore[union-attr]
+    await world.until_moved(job, 1)
     shown = await world.job(job)
     assert shown["progress"]["files"] == 3
     assert shown["progress"]["files_total"] is None
@@ -216,7 +216,7 @@ async def test_a_job_goes_on_after_its_agent_came_back(world: ApiWorld) -> None:
     assert (await world.job(job))["state"] == "Running"
     back = await world.connect(agent.pod, jobs=[job])
     await back.send(progress(job, files=9, moved=5))
-    await world.until(lambda: world.services.live.get(job).moved == 5)  # type: ignore[union-attr]
+    await world.until_moved(job, 5)
     assert back.of(Backup) == []
     assert back.of(FinishedSeen) == []
 
@@ -292,7 +292,7 @@ async def test_a_job_without_progress_is_ended_while_its_agent_is_connected(
         job = (await agent.ordered()).job
         await agent.send(progress(job, files=1, moved=1))
         await world.in_state(job, "Running")
-        await world.until(lambda: world.services.live.get(job).moved == 1)  # type: ignore[union-attr]
+        await world.until_moved(job, 1)
         served.clock.now += 599 * 10**9
         await world.services.dispatcher.round()
         assert (await world.job(job))["state"] == "Running"
