@@ -399,27 +399,37 @@ def test_before_it_was_started_a_repository_stores_nothing(served: Served, pod: 
     assert {kind for kind, _ in found} == {JournalDiverged}
 
 
-def test_the_buffer_of_a_pack_serves_the_next_one_while_others_arrive(
+def test_the_buffer_of_a_pack_serves_the_next_one(served: Served, pod: Pod) -> None:
+    session = pod.open()
+    data = [pack_of(pod.domain, ids(2, f"{n}"), size=2000) for n in range(3)]
+    buffers = set()
+    for name, each in zip(session.packs, data, strict=False):
+        upload = served.repository.begin_pack(pod.name, session.id, name, len(each))
+        buffers.add(id(upload.room().obj))
+        upload.write(each)
+        upload.commit()
+    assert len(buffers) == 1
+    for name, each in zip(session.packs, data, strict=False):
+        assert stored(pod, name) == each
+
+
+def test_the_longest_buffers_are_kept_until_a_job_ends_while_nothing_arrives(
     served: Served, pod: Pod
 ) -> None:
     session = pod.open()
-    data = [pack_of(pod.domain, ids(2, f"{n}"), size=2000) for n in range(3)]
-    first, other = (
-        served.repository.begin_pack(pod.name, session.id, session.packs[n], len(data[n]))
-        for n in range(2)
-    )
-    buffer = first.room().obj
-    first.write(data[0])
-    first.commit()
-    third = served.repository.begin_pack(pod.name, session.id, session.packs[2], len(data[2]))
-    assert third.room().obj is buffer
-    third.write(data[2])
-    third.commit()
-    other.write(data[1])
-    other.commit()
+    sizes = (9000, 100, 4000, 200)
+    data = [pack_of(pod.domain, ids(1, f"{n}"), size=size) for n, size in enumerate(sizes)]
     for name, each in zip(session.packs, data, strict=False):
-        assert stored(pod, name) == each
-    assert served.repository._packs._spare == [], "nothing arrives any more"
+        pod.put_pack(session, name, each)
+    spares = served.repository._packs._spare
+    assert [len(spare) for spare in spares] == sorted(len(each) for each in data)[-2:]
+    name = served.repository.more_names(pod.name, session.id, "packs", 1)[0]
+    arriving = served.repository.begin_pack(pod.name, session.id, name, 300)
+    served.repository.close_session("another")
+    assert len(served.repository._packs._spare) == 2
+    arriving.abort()
+    served.repository.close_session("another")
+    assert served.repository._packs._spare == []
 
 
 def test_a_buffer_that_is_still_being_stored_serves_no_other_pack(served: Served, pod: Pod) -> None:

@@ -32,7 +32,8 @@ BUFFERS_BYTES_MAX: Final = 512 * MIB
 CLIENT_BYTES_MAX: Final = 2 * PACK_BYTES_MAX
 """Packs of one client that are arriving at once: an agent sends two."""
 SPARE_BUFFERS: Final = 2
-"""Buffers of packs that are kept for the next ones: no more than an agent sends at once."""
+"""Buffers of packs that are kept for the next ones: no more than an agent sends at once, and none
+when a job has ended and nothing is arriving."""
 SPARE_BYTES_MAX: Final = 20 * MIB
 """Longest of them: packs that agents make fit."""
 SLOW_SECONDS: Final = 30.0
@@ -216,6 +217,10 @@ class Packs:
         """Give back the room of an upload that is over."""
         with self._lock:
             self._uploads.remove(upload)
+
+    def drop_spares(self) -> None:
+        """Give back the memory that waits for further packs, unless some are arriving."""
+        with self._lock:
             if not self._uploads:
                 self._spare.clear()
 
@@ -230,10 +235,10 @@ class Packs:
         return block_buffer(-(-length // MIB) * MIB if length > MIB else length)
 
     def keep_buffer(self, memory: memoryview) -> None:
-        """Keep the memory of a pack that is over, as long as other packs are arriving."""
+        """Keep the memory of a pack that is over for the next ones; the longest are kept."""
         with self._lock:
-            if self._uploads and 0 < len(memory) <= SPARE_BYTES_MAX:
-                self._spare = [*self._spare[1 - SPARE_BUFFERS :], memory]
+            if 0 < len(memory) <= SPARE_BYTES_MAX:
+                self._spare = sorted([*self._spare, memory], key=len)[-SPARE_BUFFERS:]
 
     def accept(self, uploader: Uploader, ulid: str, data: memoryview) -> None:
         """Check, store and index a whole pack; see `PackUpload.commit`."""

@@ -160,8 +160,9 @@ class Repository:
         return self._commits.missing_page(client, session, after)
 
     def close_session(self, job: str) -> None:
-        """End the session of a job that is over, if it has one."""
+        """End the session of a job that is over, if it has one, and free what served its packs."""
         self._sessions.close(job)
+        self._packs.drop_spares()
 
     # --- reading
 
