@@ -19,9 +19,9 @@ import msgspec
 
 from holdfast_agent.transport.http import Body, Reply
 from holdfast_cli import command as command_module
+from holdfast_cli import program
 from holdfast_cli.api import Api
 from holdfast_cli.command import Session
-from holdfast_cli.main import main
 from holdfast_cli.settings import load_settings
 from holdfast_contract.errors import NotFound
 from holdfast_contract.protocol.control import JobState
@@ -253,7 +253,7 @@ def run(*words: object, answers: Mapping[str, Answer] | None = None, **environ: 
         contextlib.redirect_stderr(err),
         logging_as_before(),
     ):
-        code = main()
+        code = program.run()
     return Done(code, out.text(), err.text(), api)
 
 

@@ -15,7 +15,7 @@ import click
 import pytest
 
 from holdfast_cli import command as command_module
-from holdfast_cli.main import cli
+from holdfast_cli.program import cli
 from holdfast_cli.settings import VERSION
 from holdfast_contract.errors import Cancelled
 from tests.support.cli_api import run
@@ -196,6 +196,23 @@ def test_what_asks_the_server_loads_no_ciphers(tmp_path: Path) -> None:
     heavy = HEAVY[:-1]
     assert loaded(["clients", *place], heavy) == []
     assert loaded(["jobs", *place], heavy) == []
+
+
+def test_what_is_imported_is_not_looked_through_for_cycles() -> None:
+    source = (
+        "import gc, sys\n"
+        "sys.argv = ['holdfast', '--version']\n"
+        "from holdfast_cli.main import main\n"
+        "assert main() == 0\n"
+        "done = sum(each['collections'] for each in gc.get_stats())\n"
+        "print(done, gc.get_freeze_count(), gc.isenabled())\n"
+    )
+    command = [sys.executable, "-I", "-c", source]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    collections, frozen, is_enabled = done.stdout.split("\n")[1].split()
+    assert int(collections) < 20, "what `site` imports, before"
+    assert int(frozen) > 20_000
+    assert is_enabled == "True"
 
 
 def loaded(words: list[str], names: tuple[str, ...]) -> list[str]:
