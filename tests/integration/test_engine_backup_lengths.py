@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from holdfast_agent.engine import assembly
-from holdfast_agent.jobs.backup_source import VolumePlace, VolumeReader
+from holdfast_agent.jobs.backup_source import VolumePlace
 from holdfast_agent.tree.entry import Content, Stat
 from holdfast_contract.limits import KIB, MIB
-from tests.support.backup_bench import BackupBench, count, on_disk
+from tests.support.backup_bench import BackupBench, count, on_disk, opened_names
 
 TOP = Path(__file__).resolve().parents[2]
 
@@ -25,14 +25,7 @@ def test_hard_links_are_read_once_and_their_bytes_count_once(
     path = bench.volume / "a"
     path.write_bytes(random.Random(1).randbytes(MIB))
     old = 1_600_000_000
-    opened: list[bytes] = []
-    plain = VolumePlace.open
-
-    def count(place: VolumePlace, entry: Stat) -> VolumeReader:
-        opened.append(entry.name)
-        return plain(place, entry)
-
-    monkeypatch.setattr(VolumePlace, "open", count)
+    opened = opened_names(monkeypatch)
     monkeypatch.setattr(VolumePlace, "doubt", lambda place, reader: None)
     (bench.volume / "d").mkdir()
     for name in ("b", "d/c"):

@@ -17,7 +17,7 @@ from holdfast_agent.sources.scan import Listing, stats_of
 from holdfast_agent.tree.entry import EntryFlag, EntryType, Stat
 from holdfast_contract.limits import KIB, MIB
 from holdfast_contract.protocol.control import JobState
-from tests.support.backup_bench import BackupBench, count, on_disk
+from tests.support.backup_bench import BackupBench, count, on_disk, opened_names
 
 
 def after_reading(
@@ -69,14 +69,7 @@ def test_old_files_are_bundled_deduplicated_and_kept_whole(
     bench: BackupBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.clock.let_files_seem_old()
-    opened: list[bytes] = []
-    plain = VolumePlace.open
-
-    def count_open(place: VolumePlace, entry: Stat) -> VolumeReader:
-        opened.append(entry.name)
-        return plain(place, entry)
-
-    monkeypatch.setattr(VolumePlace, "open", count_open)
+    opened = opened_names(monkeypatch)
     rng = random.Random(5)
     (bench.volume / "d").mkdir()
     for number in range(300):

@@ -8,10 +8,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from holdfast_agent.crypto.records import seal_identity
 from holdfast_agent.jobs.backup import run_backup
 from holdfast_agent.jobs.backup_job import BackupTools
+from holdfast_agent.jobs.backup_source import VolumePlace, VolumeReader
 from holdfast_agent.jobs.outcome import Outcome
 from holdfast_agent.jobs.tracking import JobCancel, JobProgress
 from holdfast_agent.snapshots.chunks import ChunkReader
@@ -21,7 +23,7 @@ from holdfast_agent.sources.roots import OwnFiles, Roots
 from holdfast_agent.sources.watches import Watches
 from holdfast_agent.state.directory import StateDirectory
 from holdfast_agent.state.journal import JobJournal
-from holdfast_agent.tree.entry import HOLE_CHUNK, EntryType
+from holdfast_agent.tree.entry import HOLE_CHUNK, EntryType, Stat
 from holdfast_contract.errors import HoldfastError
 from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.ids import new_ulid
@@ -36,6 +38,9 @@ from tests.support.samples import (
     domain_body,
     identity_body,
 )
+
+if TYPE_CHECKING:
+    import pytest  # one test measures the memory of a process with this module
 
 CLIENT = "shop/db-0"
 
@@ -231,6 +236,19 @@ def on_disk(volume: Path) -> dict[bytes, bytes]:
                 with open(path, "rb") as file:
                     found[os.path.relpath(path, top)] = file.read()
     return found
+
+
+def opened_names(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return a list that will hold the name of each file that is opened the long way."""
+    opened: list[bytes] = []
+    plain = VolumePlace.open
+
+    def note(place: VolumePlace, stat: Stat) -> VolumeReader:
+        opened.append(stat.name)
+        return plain(place, stat)
+
+    monkeypatch.setattr(VolumePlace, "open", note)
+    return opened
 
 
 def interrupting(cancel: JobCancel, step: str, at: int = 1) -> Callable[[str], None]:
