@@ -277,3 +277,41 @@ def test_an_audit_that_finds_nothing_says_nothing_and_hints_go_on(quiet: HintedB
     quiet.clock.pass_days(7)
     assert quiet.unread() == 0
     assert quiet.unread() == DIRECTORIES
+
+
+def test_a_further_name_that_an_audit_meets_is_looked_at_from_then_on(quiet: HintedBench) -> None:
+    """The directory of the first name is told neither of the new one, nor of what it writes."""
+    quiet.check()
+    quiet.clock.pass_days(8)
+    name = quiet.volume / "c" / "another name"
+    os.link(quiet.volume / "a" / "y" / "file 3", name)
+    assert quiet.unread() == 0
+    assert quiet.unread() == DIRECTORIES
+    for _ in range(3):
+        with name.open("ab") as file:
+            file.write(b"more")
+        quiet.check()
+
+
+@pytest.mark.parametrize("days", [1, 8])
+def test_a_further_name_outside_is_minded_once_the_file_was_read_again(
+    quiet: HintedBench, days: int
+) -> None:
+    name = quiet.top / "outside"
+    path = quiet.volume / "b" / "x" / "file 2"
+    os.link(path, name)
+
+    def is_known() -> bool:
+        return bool(quiet.snapshot().find(os.fsencode(path)).entry.content.link_group)
+
+    for _ in range(30):
+        quiet.clock.pass_days(days)
+        quiet.run()
+        if is_known():
+            break
+    assert is_known(), "by its turn, or by an audit"
+    quiet.twin.run()
+    for _ in range(3):
+        with name.open("ab") as file:
+            file.write(b"more")
+        assert quiet.unread() == DIRECTORIES

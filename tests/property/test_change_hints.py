@@ -97,6 +97,7 @@ def check_steps(base: str, steps: list[str], seed: int) -> None:
 @example(steps=["rename_directory", "back up", "rename_directory", "swap_names"], seed=3)
 @example(steps=["append", "fail", "back up", "overwrite_with_the_old_time"], seed=1)
 @example(steps=["hard_link", "append", "remove", "back up", "a week"], seed=2)
+@example(steps=["back up", "back up", "a week", "hard_link", "append"], seed=0)
 def test_snapshots_with_hints_are_those_without(base: str, steps: list[str], seed: int) -> None:
     check_steps(base, steps, seed)
 

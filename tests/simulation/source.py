@@ -114,6 +114,9 @@ class SimListing:
     def rows(self) -> list[Row]:
         return []
 
+    def note_kept(self) -> None:
+        pass
+
     def close(self) -> None:
         self._names = []
 

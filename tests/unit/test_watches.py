@@ -382,8 +382,10 @@ def test_what_was_counted_goes_with_its_watch(scene: Scene) -> None:
     scene.change(b"/v/a")
     gone = scene.directories.pop(b"/v/b")
     job = scene.begin()
-    counted = [job.rest(job.look(found, path)[0]) for path, found in scene.directories.items()]
-    assert counted == [None, (3, 1 << 40)]
+    watches = [job.look(found, path)[0] for path, found in scene.directories.items()]
+    assert [job.take_rest(watch) for watch in watches] == [None, (3, 1 << 40)]
+    assert [job.take_rest(watch) for watch in watches] == [None, None]
+    job.note_rest(watches[1], 3, 1 << 40)
     scene.keep(job)
     gone.close()
     assert len(scene.watches._rests) == 1

@@ -113,6 +113,9 @@ class Listing(Protocol):
     def rows(self) -> list[Row]:
         """Return, once each, what could not be looked at so far."""
 
+    def note_kept(self) -> None:
+        """Take in, when all is taken, that every page of the directory stays as the parent's."""
+
     def close(self) -> None:
         """Forget the names."""
 

@@ -216,7 +216,9 @@ class Walk:
             draft = DirectoryDraft(path)
             if listing.at_rest is not None and not (self._avoids or self._turn.has_days):
                 self._keep_all(draft, listing.at_rest)
+                listing.note_kept()
                 return draft
+            is_kept = True
             pending: list[EntryDraft] = []
             for known, is_last in _with_last(self._known.pages(path)):
                 self._cancel.check()
@@ -232,9 +234,12 @@ class Walk:
                         self._list(listing)
                         continue
                     stretch = stretch._replace(drafts=drafts, old=old)
+                is_kept = False
                 pending = yield from self._stretch(place, listing, stretch, known, depth)
             yield from self._rest(place, draft, listing, pending, depth)
             self._list(listing)
+            if is_kept:
+                listing.note_kept()
         finally:
             listing.close()
         return draft

@@ -69,7 +69,7 @@ class QuietListing:
         """Names that were not trusted; whoever wants to know empties it."""
         self._files = self._bytes = 0
         self._is_at_rest = True
-        rest = hints.watching.rest(watch)
+        rest = hints.watching.take_rest(watch)
         self.at_rest = None if rest is None else AtRest(*rest)
         """What was counted for an earlier snapshot, when nothing needed to be looked at."""
 
@@ -78,8 +78,6 @@ class QuietListing:
         while self._at == len(self._ahead):
             page = next(self._pages, None)
             if page is None:
-                if self._is_at_rest:
-                    self._hints.watching.note_rest(self._watch, self._files, self._bytes)
                 return False
             self._ahead, self._at = self._looked_at(page), 0
         return last is None or self._ahead[self._at].name <= last
@@ -99,6 +97,16 @@ class QuietListing:
         found, self._findings = self._findings, []
         within = [finding.within(self._here) for finding in found]
         return [Row(finding.path, finding.reason.value, finding.message) for finding in within]
+
+    def note_kept(self) -> None:
+        """Have it at rest for the next backup, where nothing needed to be looked at.
+
+        Not where a page came out anew: a file that had its turn may have other names by now.
+        """
+        if self.at_rest is not None:
+            self._hints.watching.note_rest(self._watch, *self.at_rest)
+        elif self._is_at_rest:
+            self._hints.watching.note_rest(self._watch, self._files, self._bytes)
 
     def close(self) -> None:
         """Forget the pages."""
@@ -157,6 +165,9 @@ class AuditedListing:
         if differing:
             self._suspect(len(differing))
         return found
+
+    def note_kept(self) -> None:
+        """Do nothing: the next backup counts what has come out of this one."""
 
     def close(self) -> None:
         """Forget the names and the pages."""

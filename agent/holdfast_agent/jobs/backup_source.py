@@ -293,6 +293,9 @@ class VolumeListing:
         found, self._findings = self._findings, []
         return [_row(finding.within(self._here)) for finding in found]
 
+    def note_kept(self) -> None:
+        """Do nothing: only of what is not read it matters."""
+
     def _distrust(self) -> None:
         if self._volume.hints is not None:
             self._volume.hints.watching.distrust(self._watch)

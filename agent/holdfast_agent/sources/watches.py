@@ -175,9 +175,9 @@ class Watches:
         with self._lock:
             self._forget(watch)
 
-    def rest(self, watch: int) -> tuple[int, int] | None:
-        """Return what `note_rest` noted, None where nothing is noted any more."""
-        packed = self._rests.get(watch)
+    def take_rest(self, watch: int) -> tuple[int, int] | None:
+        """Return what `note_rest` noted, once; None where nothing is noted any more."""
+        packed = self._rests.pop(watch, None)
         return None if packed is None else (packed & _FILES_MASK, packed >> _FILES_BITS)
 
     def note_rest(self, watch: int, files: int, size: int) -> None:
@@ -324,9 +324,12 @@ class Watching:
             return -1, False
         return watch, is_quiet and self._is_true
 
-    def rest(self, watch: int) -> tuple[int, int] | None:
-        """Return how many files and bytes a quiet directory holds, if nothing in it is doubted."""
-        return self._watches.rest(watch)
+    def take_rest(self, watch: int) -> tuple[int, int] | None:
+        """Return how many files and bytes a quiet directory holds, if nothing in it is doubted.
+
+        To be noted again where that stays so.
+        """
+        return self._watches.take_rest(watch)
 
     def note_rest(self, watch: int, files: int, size: int) -> None:
         """Note that of a quiet directory no entry needed to be looked at."""
