@@ -94,6 +94,24 @@ def test_the_disk_is_at_work_before_all_is_written(
     assert (tmp_path / "top" / "file").read_bytes() == b"x" * 3200
 
 
+@pytest.mark.parametrize(
+    ("length", "wanted"),
+    [(999, []), (1000, [1000]), (2000, [2000]), (2999, [2000]), (3000, [2000, 3000])],
+)
+def test_the_end_of_a_long_file_is_not_kept_until_all_files_are_written(
+    target: Target, monkeypatch: pytest.MonkeyPatch, length: int, wanted: list[int]
+) -> None:
+    begun: list[int] = []
+    monkeypatch.setattr(writers, "begin_write_back", lambda fd: begun.append(os.fstat(fd).st_size))
+    monkeypatch.setattr(writers, "DIRTY_BYTES_MAX", 2000)
+    monkeypatch.setattr(writers, "REST_BYTES_MIN", 1000)
+    with target.directory(()).create_file(b"file") as writer:
+        for offset in range(0, length, 1000):
+            writer.write(b"x" * min(1000, length - offset), offset)
+        writer.finish(length, entry(b"file", length), mine(), POLICY)
+    assert begun == wanted
+
+
 def test_a_kernel_that_does_not_begin_is_no_error(tmp_path: Path) -> None:
     ends = os.pipe()
     for end in ends:

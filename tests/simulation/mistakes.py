@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from itertools import chain, count, islice
 from typing import Any, Final, NamedTuple
 from unittest.mock import patch
@@ -265,11 +265,11 @@ class _Believing:
 @contextmanager
 def content_id_not_recomputed() -> Iterator[None]:
     """The chunks are authentic: so is the file made of them."""
-    with (
-        patch("holdfast_agent.restore.execute.ContentHasher", _Believing),
-        patch("holdfast_agent.restore.execute.content_id", lambda keys, data: _Believing(keys)),
-        patch("holdfast_agent.jobs.verify.ContentHasher", _Believing),
-    ):
+    with ExitStack() as stack:
+        for module in ("restore.execute", "jobs.verify_content"):
+            name = f"holdfast_agent.{module}"
+            stack.enter_context(patch(f"{name}.ContentHasher", _Believing))
+            stack.enter_context(patch(f"{name}.content_id", lambda keys, data: _Believing(keys)))
         yield
 
 

@@ -118,11 +118,12 @@ class RestoreBench(BackupBench):
 
     def verify(self, path: bytes = b"/") -> Outcome:
         """Verify the head."""
+        self.source = self.make_source(self)
         item = control.RestoreItem(self.repository.head(CLIENT)[1], CLIENT, path)
         return run_verify(
             control.Verify(job=new_ulid(), item=item),
             keys=KEYS,
-            source=self.make_source(self),
+            source=self.source,
             cancel=self.cancel,
             progress=self.progress,
             clock=self.clock,

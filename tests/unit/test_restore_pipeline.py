@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import pytest
@@ -11,11 +13,11 @@ from holdfast_agent.crypto.sealing import Sealer
 from holdfast_agent.jobs.tracking import JobCancel
 from holdfast_agent.ports import ChunkStatus, FetchedChunk
 from holdfast_agent.restore.pipeline import Opened, Pipeline
-from holdfast_agent.restore.steps import Part, Piece, Step
+from holdfast_agent.restore.steps import Part, Piece, Step, need_of
 from holdfast_agent.snapshots.arena import Arena
 from holdfast_agent.snapshots.chunks import ChunkReader
 from holdfast_agent.tree.entry import Extent
-from holdfast_contract.errors import NoSpace
+from holdfast_contract.errors import Damaged, NoSpace
 from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.format.layout import Room
 from holdfast_contract.limits import KIB, MIB
@@ -72,7 +74,7 @@ def test_every_batch_is_whole_while_the_next_ones_have_come(bytes_max: int, back
             seen.append(number)
 
     cancel = JobCancel()
-    with Pipeline(reader, execute, cancel=cancel, bytes_max=bytes_max) as pipeline:
+    with Pipeline(reader, need_of, execute, cancel=cancel, bytes_max=bytes_max) as pipeline:
         for number in range(len(PLAIN)):
             pipeline.put(piece(*{number, max(number - back, 0)}))
         pipeline.drain()
@@ -84,7 +86,9 @@ def test_every_batch_is_whole_while_the_next_ones_have_come(bytes_max: int, back
 def test_more_and_more_batches_are_asked_for_together() -> None:
     source, cancel = Source(), JobCancel()
     reader = ChunkReader(KEYS, source)  # type: ignore[arg-type]
-    with Pipeline(reader, lambda step, opened: None, cancel=cancel, bytes_max=1) as pipeline:
+    with Pipeline(
+        reader, need_of, lambda step, opened: None, cancel=cancel, bytes_max=1
+    ) as pipeline:
         for number in range(len(PLAIN)):
             pipeline.put(piece(number))
         pipeline.drain()
@@ -105,7 +109,7 @@ def test_what_breaks_in_the_middle_leaves_no_answer_open() -> None:
 
     with (
         pytest.raises(NoSpace),
-        Pipeline(reader, execute, cancel=cancel, bytes_max=1) as pipeline,
+        Pipeline(reader, need_of, execute, cancel=cancel, bytes_max=1) as pipeline,
     ):
         for number in range(len(PLAIN)):
             pipeline.put(piece(number))
@@ -113,6 +117,66 @@ def test_what_breaks_in_the_middle_leaves_no_answer_open() -> None:
     reader.close()
     assert len(done) == 10
     assert source.under_way == 0
+
+
+class Failing(Source):
+    """Ends every answer with an error after a chunk of it, as a server does that finds damage."""
+
+    def fetch(self, ids: Sequence[bytes], room: Room = bytearray) -> Iterator[FetchedChunk]:
+        yield from super().fetch(ids[:1], room)
+        raise Damaged("the pack is shorter than it was", object="packs/x")
+
+
+def test_a_request_that_ends_with_damage_damages_what_it_was_for_and_nothing_else() -> None:
+    cancel = JobCancel()
+    reader = ChunkReader(KEYS, Failing())  # type: ignore[arg-type]
+    seen: dict[bytes, object] = {}
+
+    def execute(step: Step, opened: Opened) -> None:
+        assert isinstance(step, Piece)
+        for part in step.parts:
+            found = opened[part.extent.chunk]
+            seen[part.extent.chunk] = found if isinstance(found, Damaged) else bytes(found)
+
+    with Pipeline(reader, need_of, execute, cancel=cancel, bytes_max=1) as pipeline:
+        for number in range(len(PLAIN)):
+            pipeline.put(piece(number))
+        pipeline.drain()
+    reader.close()
+    assert list(seen) == [one.chunk_id for one in SEALED], "every step was executed"
+    for found, plain in zip(seen.values(), PLAIN, strict=True):
+        assert found == plain or getattr(found, "details", {}).get("object") == "packs/x"
+    assert sum(isinstance(found, Damaged) for found in seen.values()) >= len(PLAIN) - 5
+
+
+def test_memory_is_not_used_again_while_what_came_before_an_error_is_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, may_go_on, ended = Event(), Event(), Event()
+    reader = ChunkReader(KEYS, Failing())  # type: ignore[arg-type]
+    original = reader._opened
+
+    def slow(*args: Any) -> Any:
+        begun.set()
+        assert may_go_on.wait(20)
+        found = original(*args)
+        ended.set()
+        return found
+
+    monkeypatch.setattr(reader, "_opened", slow)
+    ids = [bytes(one.chunk_id) for one in SEALED[:3]]
+
+    def take() -> bool:
+        with pytest.raises(Damaged):
+            reader.ask(ChunkType.CONTENT, ids).take(3, bytearray, bytearray)
+        return ended.is_set()
+
+    with ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(take)
+        assert begun.wait(20)
+        may_go_on.set()
+        assert taken.result(20), "it came back while a chunk was being opened"
+    reader.close()
 
 
 def test_an_arena_gives_no_byte_twice_and_more_than_it_has() -> None:

@@ -12,7 +12,7 @@ from holdfast_agent.jobs.tracking import JobCancel, JobProgress
 from holdfast_agent.restore.destination import RestoreScope, check_scope
 from holdfast_agent.restore.pipeline import STEPS_MAX, Opened, Pipeline
 from holdfast_agent.restore.selection import Hidden, Selection
-from holdfast_agent.restore.steps import Bundle, Leave, Part, Piece, Step
+from holdfast_agent.restore.steps import Bundle, Leave, Part, Piece, Step, need_of
 from holdfast_agent.restore.tally import Action, Tally
 from holdfast_agent.snapshots.snapshot import Found
 from holdfast_agent.sources.roots import Roots
@@ -164,7 +164,7 @@ def executed(steps: Sequence[Step], bytes_max: int = 4 * MIB) -> tuple[list[Step
                 assert opened[extent.chunk] == b"plain " + extent.chunk
         done.append(step)
 
-    with Pipeline(reader, execute, cancel=JobCancel(), bytes_max=bytes_max) as pipeline:  # type: ignore[arg-type]
+    with Pipeline(reader, need_of, execute, cancel=JobCancel(), bytes_max=bytes_max) as pipeline:  # type: ignore[arg-type]
         for step in steps:
             pipeline.put(step)
         pipeline.drain()
@@ -214,7 +214,13 @@ def test_cancel_ends_the_wait_for_chunks_that_do_not_come() -> None:
     reader.wait.clear()
     with (
         pytest.raises(Cancelled),
-        Pipeline(reader, lambda step, opened: None, cancel=cancel, bytes_max=MIB) as pipeline,  # type: ignore[arg-type]
+        Pipeline(
+            reader,  # type: ignore[arg-type]
+            need_of,
+            lambda step, opened: None,
+            cancel=cancel,
+            bytes_max=MIB,
+        ) as pipeline,
     ):
         pipeline.put(piece(chunk(1)))
         cancel.set()

@@ -34,7 +34,7 @@ from holdfast_agent.restore.pipeline import Pipeline, batch_bytes
 from holdfast_agent.restore.plan import Planner
 from holdfast_agent.restore.readback import ReadBack
 from holdfast_agent.restore.selection import Selection, hidden_by
-from holdfast_agent.restore.steps import LinkGroup, Portion, Step
+from holdfast_agent.restore.steps import LinkGroup, Portion, Step, need_of
 from holdfast_agent.restore.tally import NotExactRow, Tally
 from holdfast_agent.snapshots.chunks import ChunkReader
 from holdfast_agent.snapshots.snapshot import Snapshot
@@ -187,7 +187,9 @@ def _restore(job: _Job, portions: list[Portion], destination: Destination) -> No
     bytes_max = batch_bytes(job.memory_max)
     with (
         closing(execution),
-        Pipeline(job.reader, execution, cancel=job.cancel, bytes_max=bytes_max) as pipeline,
+        Pipeline(
+            job.reader, need_of, execution, cancel=job.cancel, bytes_max=bytes_max
+        ) as pipeline,
     ):
         planner = _planner(job, destination, check, pipeline.put)
         for portion in portions:

@@ -5,42 +5,33 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from holdfast_agent.crypto.keys import ContentHasher, DomainKeys
+from holdfast_agent.crypto.keys import DomainKeys
 from holdfast_agent.jobs.outcome import Outcome
+from holdfast_agent.jobs.verify_content import ContentProof
 from holdfast_agent.ports import Cancel, ChunkSource, Progress
-from holdfast_agent.restore.pipeline import batch_bytes
 from holdfast_agent.restore.tally import Tally
 from holdfast_agent.snapshots.chunks import ChunkReader
 from holdfast_agent.snapshots.snapshot import Found, Snapshot
 from holdfast_agent.sorting import OpenSpool, RecordSorter
 from holdfast_agent.sources.roots import normal_path
-from holdfast_agent.tree.entry import HOLE_CHUNK, EntryFlag, EntryType, Extent
+from holdfast_agent.tree.entry import EntryFlag, EntryType
 from holdfast_contract.clock import Clock
 from holdfast_contract.errors import Damaged
-from holdfast_contract.format.chunk import ChunkType
-from holdfast_contract.format.layout import Buffer
 from holdfast_contract.format.refs import refs_set_of
 from holdfast_contract.limits import MIB
 from holdfast_contract.protocol import control
 from holdfast_contract.protocol.http import JobResult, path_fields
-
-_CHUNKS_AT_ONCE = 16
 
 
 @dataclass
 class _Job:
     snapshot: Snapshot
     found: Found
-    keys: DomainKeys
-    reader: ChunkReader
     tally: Tally
     cancel: Cancel
     progress: Progress
-    bytes_max: int
-    last: dict[bytes, Buffer | Damaged] = field(default_factory=dict)
-    """Chunks of the last batch: neighbours share bundles."""
     chunks: int = 0
 
 
@@ -71,13 +62,13 @@ def run_verify(  # noqa: PLR0913 - effects and limits of the caller, each by its
     with closing(reader):
         snapshot = Snapshot(order.item.snapshot, keys=keys, source=source, chunks=reader)
         found = snapshot.find(normal_path(order.item.path))
-        job = _Job(
-            snapshot, found, keys, reader, Tally(progress), cancel, progress,
-            batch_bytes(memory_max),
-        )  # fmt: skip
+        job = _Job(snapshot, found, Tally(progress), cancel, progress)
         if found.path == b"/":
             progress.totals(snapshot.body.files, snapshot.body.bytes)
-        _verify_files(job)
+        with ContentProof(keys, snapshot, job.tally, cancel=cancel, memory_max=memory_max) as proof:
+            _verify_files(job, proof)
+            proof.finish()
+        job.chunks = proof.chunks
         progress.phase("finalizing")
         if found.path == b"/" and not job.tally.damaged_count:
             _verify_reach(job, open_spool)
@@ -85,7 +76,7 @@ def run_verify(  # noqa: PLR0913 - effects and limits of the caller, each by its
 
 
 # --- files
-def _verify_files(job: _Job) -> None:
+def _verify_files(job: _Job, proof: ContentProof) -> None:
     groups: set[bytes] = set()
     for found in job.snapshot.walk(job.found, job.tally.broke):
         job.cancel.check()
@@ -99,70 +90,20 @@ def _verify_files(job: _Job) -> None:
             groups.add(content.link_group)
         job.tally.files += 1
         job.tally.logical_bytes += 0 if is_further else stat.size
-        try:
-            job.snapshot.attributes(found.entry)
-            if (
-                stat.type == EntryType.FILE
-                and not stat.flags & EntryFlag.SKIPPED
-                and not is_further
-            ):
-                _verify_file(job, found)
-        except Damaged as damage:
-            job.tally.broke(found.path, damage)
-        job.progress.add(files=1, bytes=0 if is_further else stat.size, moved=1)
+        is_broken = not _has_attributes(job, found)
+        if stat.type == EntryType.FILE and not stat.flags & EntryFlag.SKIPPED and not is_further:
+            proof.put(found, is_broken=is_broken)
+        else:
+            job.progress.add(files=1, bytes=0 if is_further else stat.size)
 
 
-def _verify_file(job: _Job, found: Found) -> None:
-    content = found.entry.content
-    hasher = ContentHasher(job.keys) if content.content_id else None
-    for batch in _batches(job, found):
-        opened = _opened(job, batch)
-        for extent in batch:
-            if extent.chunk == HOLE_CHUNK:
-                if hasher is not None:
-                    hasher.hole(extent.length)
-                continue
-            part = _part(opened[extent.chunk], extent)
-            if hasher is not None:
-                hasher.update(part)
-    if hasher is not None and hasher.digest() != content.content_id:
-        chunk = content.extents[0].chunk.hex() if content.extents else ""
-        raise Damaged("the content is not the file's", object=chunk, chunk=chunk)
-
-
-def _batches(job: _Job, found: Found) -> Iterator[list[Extent]]:
-    batch: list[Extent] = []
-    chunks: dict[bytes, int] = {}
-    for extent in job.snapshot.extents(found.entry):
-        batch.append(extent)
-        if extent.chunk != HOLE_CHUNK:
-            chunks[extent.chunk] = extent.length
-        if len(chunks) >= _CHUNKS_AT_ONCE or sum(chunks.values()) >= job.bytes_max:
-            yield batch
-            batch, chunks = [], {}
-    yield batch
-
-
-def _opened(job: _Job, batch: list[Extent]) -> dict[bytes, Buffer | Damaged]:
-    job.cancel.check()
-    wanted = {extent.chunk for extent in batch} - {HOLE_CHUNK}
-    kept = {chunk: job.last[chunk] for chunk in wanted & job.last.keys()}
-    job.last = kept
-    missing = [chunk for chunk in wanted if chunk not in kept]
-    if missing:
-        job.last = kept | job.reader.read(ChunkType.CONTENT, missing)
-        job.chunks += len(missing)
-    return job.last
-
-
-def _part(opened: Buffer | Damaged, extent: Extent) -> memoryview:
-    if isinstance(opened, Damaged):
-        raise opened
-    part = memoryview(opened)[extent.offset : extent.offset + extent.length]
-    if len(part) != extent.length:
-        chunk = extent.chunk.hex()
-        raise Damaged(f"chunk {chunk[:16]} is shorter than named", object=chunk, chunk=chunk)
-    return part
+def _has_attributes(job: _Job, found: Found) -> bool:
+    try:
+        job.snapshot.attributes(found.entry)
+    except Damaged as damage:
+        job.tally.broke(found.path, damage)
+        return False
+    return True
 
 
 # --- what the manifest reaches

@@ -1,16 +1,17 @@
-"""Fetching ahead of writing: while one batch is written, the next two come in and are opened."""
+"""Fetching ahead: while one batch is written or looked at, the next two come in and are opened."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Generic, Self, TypeVar
+
+import msgspec
 
 from holdfast_agent.ports import Cancel
-from holdfast_agent.restore.steps import Bundle, Piece, Step, Whole
 from holdfast_agent.snapshots.arena import Arena
 from holdfast_agent.snapshots.chunks import Asked, ChunkReader
 from holdfast_contract.errors import Damaged
@@ -19,9 +20,19 @@ from holdfast_contract.format.layout import Buffer
 from holdfast_contract.limits import FETCH_IDS_MAX, MIB
 
 Opened = dict[bytes, Buffer | Damaged]
-Execute = Callable[[Step, Opened], None]
 _Fetched = dict[bytes, Future[Buffer | Damaged]]
 _Result = TypeVar("_Result")
+_Step = TypeVar("_Step")
+
+
+class Need(msgspec.Struct, frozen=True):
+    """What a step needs to be executed."""
+
+    chunks: Sequence[tuple[bytes, int]] = ()
+    """Ids, each with the bytes up to the end of what is used of it."""
+    count: int = 1
+    """So many files it counts as."""
+
 
 STEPS_MAX: Final = 2048
 """Of one batch, each file of a bundle counted as one."""
@@ -49,8 +60,8 @@ def batch_bytes(memory_max: int) -> int:
 
 
 @dataclass
-class _Batch:
-    steps: list[Step] = field(default_factory=list)
+class _Batch(Generic[_Step]):
+    steps: list[_Step] = field(default_factory=list)
     chunks: dict[bytes, int] = field(default_factory=dict)
     """Chunk id -> length, as far as it shows."""
     shared: set[bytes] = field(default_factory=set)
@@ -64,19 +75,12 @@ class _Batch:
     cost: int = 0
     """Bytes of its chunks, each counted as `_CHUNK_BYTES_AT_LEAST` at least."""
 
-    def add(self, step: Step) -> None:
+    def add(self, step: _Step, need: Need) -> None:
         """Append a step and the chunks that it needs."""
         self.steps.append(step)
-        if isinstance(step, Bundle):
-            self.count += len(step.stats)
-            self._want(step.chunk, step.used)
-            return
-        self.count += 1
-        if isinstance(step, Whole):
-            self._want(step.extent.chunk, step.extent.offset + step.extent.length)
-        elif isinstance(step, Piece):
-            for extent in step.wanted():
-                self._want(extent.chunk, extent.offset + extent.length)
+        self.count += need.count
+        for chunk, length in need.chunks:
+            self._want(chunk, length)
 
     def _want(self, chunk: bytes, length: int) -> None:
         known = self.chunks.get(chunk, 0)
@@ -86,27 +90,36 @@ class _Batch:
             self.cost += max(length, least) - (max(known, least) if known else 0)
 
 
-class Pipeline:
+class Pipeline(Generic[_Step]):
     """Takes steps in order and has them executed in order, with their chunks at hand.
 
     A context manager; `drain` before its end executes what is left.
     """
 
     def __init__(
-        self, reader: ChunkReader, execute: Execute, *, cancel: Cancel, bytes_max: int
+        self,
+        reader: ChunkReader,
+        need_of: Callable[[_Step], Need],
+        execute: Callable[[_Step, Opened], None],
+        *,
+        cancel: Cancel,
+        bytes_max: int,
     ) -> None:
+        self.chunks = 0
+        """So many were asked for."""
         self._reader = reader
+        self._need_of = need_of
         self._execute = execute
         self._cancel = cancel
         self._bytes_max = bytes_max
-        self._filling = _Batch()
-        self._closed: deque[_Batch] = deque()
+        self._filling = _Batch[_Step]()
+        self._closed: deque[_Batch[_Step]] = deque()
         """Batches that wait to be asked for."""
         self._together = 1
         """So many are asked for at once: more and more, so that a small restore begins at once."""
         self._asked: deque[Asked] = deque(maxlen=_AHEAD + 1)
         """The last requests: those before them have been taken as a whole."""
-        self._waiting: deque[_Batch] = deque()
+        self._waiting: deque[_Batch[_Step]] = deque()
         """Batches under way, at most `_AHEAD` once `put` returns."""
         # By turns: when the first of them is cleared its batch has been executed.
         self._rooms = [Arena(2 * bytes_max) for _ in range(_AHEAD + 1)]
@@ -114,10 +127,10 @@ class Pipeline:
         self._turns = 0
         self._thread = ThreadPoolExecutor(_AHEAD, thread_name_prefix="fetch")
 
-    def put(self, step: Step) -> None:
+    def put(self, step: _Step) -> None:
         """Take the next step; now and then this executes a batch of earlier ones."""
         batch = self._filling
-        batch.add(step)
+        batch.add(step, self._need_of(step))
         if (
             batch.count >= STEPS_MAX
             or len(batch.chunks) >= _CHUNKS_MAX
@@ -134,7 +147,7 @@ class Pipeline:
 
     def _close(self) -> None:
         """Let the filled batch wait until there are enough for a request."""
-        batch, self._filling = self._filling, _Batch()
+        batch, self._filling = self._filling, _Batch[_Step]()
         before = self._closed or self._waiting
         if before:
             batch.shared = batch.chunks.keys() & before[-1].chunks.keys()
@@ -154,6 +167,7 @@ class Pipeline:
         batches, self._closed = self._closed, deque()
         self._together = min(2 * self._together, _TOGETHER_MAX)
         ids = [chunk for batch in batches for chunk in batch.ids]
+        self.chunks += len(ids)
         asked = self._reader.ask(ChunkType.CONTENT, ids)
         self._asked.append(asked)
         before: Future[_Fetched] | None = None
@@ -178,17 +192,32 @@ class Pipeline:
         sealed.clear()
         return asked.take(count, room.take, sealed.take)
 
-    def _run(self, batch: _Batch) -> None:
+    def _run(self, batch: _Batch[_Step]) -> None:
         opened = batch.carried
-        if batch.fetch is not None:
-            for chunk, found in self._wait(batch.fetch).items():
-                opened[chunk] = self._wait(found)
+        opened.update(self._fetched(batch))
         for step in batch.steps:
             self._cancel.check()
             self._execute(step, opened)
         if self._waiting:
             following = self._waiting[0]
             following.carried = {chunk: _lasting(opened[chunk]) for chunk in following.shared}
+
+    def _fetched(self, batch: _Batch[_Step]) -> Opened:
+        """Wait for the batch's chunks; where a request ended with damage, each is that damage."""
+        if batch.fetch is None:
+            return {}
+        try:
+            fetched = self._wait(batch.fetch)
+        except Damaged as damage:
+            # Raised on it would be taken for that of whichever file is planned just now.
+            return dict.fromkeys(batch.ids, damage)
+        return {chunk: self._found(future) for chunk, future in fetched.items()}
+
+    def _found(self, future: Future[Buffer | Damaged]) -> Buffer | Damaged:
+        try:
+            return self._wait(future)
+        except Damaged as damage:
+            return damage
 
     def _wait(self, future: Future[_Result]) -> _Result:
         while True:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
 from holdfast_agent.crypto.keys import ContentHasher
 from holdfast_agent.restore.destination import Spot
 from holdfast_agent.restore.metadata import Policy
+from holdfast_agent.restore.pipeline import Need
 from holdfast_agent.restore.selection import Hidden, Selection
 from holdfast_agent.restore.tally import Action
 from holdfast_agent.restore.target import Place, Target
@@ -221,4 +223,21 @@ class Touch:
     applies: bool
 
 
+_NOTHING: Final = Need()
+
 Step = Enter | Leave | Bundle | Whole | Piece | LinkName | Node | Touch
+
+
+def need_of(step: Step) -> Need:
+    """Return what a step needs to be done."""
+    if isinstance(step, Bundle):
+        return Need(((step.chunk, step.used),), len(step.stats))
+    if isinstance(step, Whole):
+        return Need((_used(step.extent),))
+    if isinstance(step, Piece):
+        return Need([_used(extent) for extent in step.wanted()])
+    return _NOTHING
+
+
+def _used(extent: Extent) -> tuple[bytes, int]:
+    return extent.chunk, extent.offset + extent.length

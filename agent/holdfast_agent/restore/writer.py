@@ -19,6 +19,8 @@ NEW_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLO
 NEW_MODE: Final = 0o600
 DIRTY_BYTES_MAX: Final = 16 << 20
 """The disk is at work while more is fetched, instead of when all has been written."""
+REST_BYTES_MIN: Final = 1 << 20
+"""The end of a file is not kept for later from this length on: a call for less costs too much."""
 _EXISTING: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _COPY_BYTES: Final = 1 << 20
 _NOT_COPIED_BY_KERNEL: Final = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -180,6 +182,8 @@ class Writer:
         try:
             if self._written_to != size:
                 os.ftruncate(self.descriptor, size)
+            if self._dirty >= REST_BYTES_MIN:
+                begin_write_back(self.descriptor)
             return apply(self.descriptor, entry, content, policy)
         except OSError as exc:
             raise failure_from(exc) from exc

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
 from threading import Lock
 
@@ -135,11 +135,18 @@ class Asked:
         of them are opened. Both may have been used before.
         """
         self._kept = kept
-        found = {chunk.id: self._opened(chunk, room) for chunk in islice(self._chunks, count)}
+        found: dict[bytes, Future[Buffer | Damaged]] = {}
         self._left -= count
-        if not self._left:
-            # Up to its end: then the connection is free again.
-            next(self._chunks, None)
+        try:
+            for chunk in islice(self._chunks, count):
+                found[chunk.id] = self._opened(chunk, room)
+            if not self._left:
+                # Up to its end: then the connection is free again.
+                next(self._chunks, None)
+        except BaseException:
+            # What has come is still being opened, in memory that is used again.
+            wait(found.values())
+            raise
         return found
 
     def close(self) -> None:
