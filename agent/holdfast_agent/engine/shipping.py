@@ -4,12 +4,12 @@
     walk -> [identify, seal] -> pack -> ask the server -> leave out -> upload
 
 Workers do what is in brackets: it releases the GIL and is never less than about 1 MiB at a time.
-As long as nothing of what the server was asked about last is stored, chunks go the second way: one
-question a pack, no plaintext waits for an answer, and what is sealed was just hashed and is still
-in the core's cache. An answer that knows one of them leads back to the first, where nothing is
-sealed in vain. One thread asks, two upload. Every queue is bounded by what fills it: plaintext lies in slabs of a
-pool, a pack is begun only while less than three exist. An id is in flight from its hashing to the
-acknowledgement of its pack; meanwhile the same chunk is not sent a second time.
+As long as the server knew nothing of what it was asked last, chunks go the second way: one question
+a pack, no plaintext waits for an answer, and what is sealed was just hashed and is still in the
+core's cache. An answer that knows one of them leads back to the first way, where nothing is sealed
+in vain. One thread asks, two upload. Every queue is bounded by what fills it: plaintext lies in
+slabs of a pool, a pack is begun only while less than three exist. An id is in flight from its
+hashing to the acknowledgement of its pack; meanwhile the same chunk is not sent a second time.
 
 The first error of any thread stops all of them and is raised in the walk's thread.
 """
@@ -397,4 +397,6 @@ class Shipping:
         with self._changed:
             self._is_all_new = not stored
             self._in_flight -= stored
-            self.bytes_new += sum(pack.unasked[of_chunk] for of_chunk in ids if of_chunk not in stored)
+            self.bytes_new += sum(
+                pack.unasked[of_chunk] for of_chunk in ids if of_chunk not in stored
+            )
