@@ -165,7 +165,8 @@ def read_plain(
     read. `open_file` finds out what it is; nothing is lost but time.
     Cost: five calls of the kernel a file and little else, since most files of most volumes come
     here. What the status shows behind the last byte is compared with what was scanned before the
-    first, so that it need not be asked in between.
+    first, so that it need not be asked in between. Nothing is lost by reading before the type is
+    known: what gives its data only once, as a FIFO or a terminal, cannot be read at an offset.
     """
     found: list[Content] = []
     parent = directory.descriptor
