@@ -10,11 +10,11 @@ import pytest
 
 from holdfast_agent.engine.files import PLAIN_BYTES_MAX
 from holdfast_agent.engine.visit import PLAIN_FILES_MAX
-from holdfast_agent.jobs.backup_source import VolumePlace, VolumeReader
+from holdfast_agent.jobs.backup_source import VolumePlace
 from holdfast_agent.tree.entry import EntryType, Stat
 from holdfast_contract.errors import Cancelled
 from holdfast_contract.limits import KIB
-from tests.support.backup_bench import BackupBench, count, on_disk
+from tests.support.backup_bench import BackupBench, count, on_disk, opened_names
 
 
 def make_tree(bench: BackupBench) -> dict[str, bytes]:
@@ -50,13 +50,9 @@ def test_every_file_among_others_comes_back_and_only_odd_ones_are_opened_alone(
 ) -> None:
     files = make_tree(bench)
     bench.clock.let_files_seem_old()
-    opened: list[bytes] = []
+    opened = opened_names(monkeypatch)
     read: list[int] = []
-    open_alone, read_plain = VolumePlace.open, VolumePlace.read_plain
-
-    def note(place: VolumePlace, entry: Stat) -> VolumeReader:
-        opened.append(entry.name)
-        return open_alone(place, entry)
+    read_plain = VolumePlace.read_plain
 
     def counted(place: VolumePlace, entries: Sequence[Stat], buffer: memoryview) -> object:
         found = read_plain(place, entries, buffer)
@@ -64,7 +60,6 @@ def test_every_file_among_others_comes_back_and_only_odd_ones_are_opened_alone(
         read.append(len(found))
         return found
 
-    monkeypatch.setattr(VolumePlace, "open", note)
     monkeypatch.setattr(VolumePlace, "read_plain", counted)
     first = bench.run()
     assert opened == [b"010 file", b"060 sparse"]
