@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -53,10 +54,10 @@ def test_every_file_is_read_again_within_thirty_days(
     read: list[bytes] = []
     plain = VolumePlace.read_plain
 
-    def count(place: VolumePlace, entry: Stat, buffer: memoryview) -> Content | None:
+    def count(place: VolumePlace, entries: Sequence[Stat], buffer: memoryview) -> list[Content]:
         # Asked first for every small file, whether it is young or, on a slow machine, no more.
-        read.append(entry.name)
-        return plain(place, entry, buffer)
+        read.extend(entry.name for entry in entries)
+        return plain(place, entries, buffer)
 
     monkeypatch.setattr(VolumePlace, "read_plain", count)
     assert bench.run().finished.summary["files_unmodified"] == 60

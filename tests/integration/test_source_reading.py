@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -292,7 +293,14 @@ def test_a_file_over_4_gib_keeps_its_far_end(tmp_path: Path) -> None:
 # --- in one go ---
 def plainly(directory: Directory, entry: Stat) -> tuple[Content | None, bytes]:
     buffer = bytearray(entry.size)
-    return read_plain(directory, entry, memoryview(buffer), OwnerNames()), bytes(buffer)
+    found = in_one_go(directory, [entry], buffer)
+    return found[0] if found else None, bytes(buffer)
+
+
+def in_one_go(
+    directory: Directory, entries: Sequence[Stat], buffer: bytearray, young_ns: int = 1 << 63
+) -> list[Content]:
+    return read_plain(directory, entries, memoryview(buffer), OwnerNames(), young_ns=young_ns)
 
 
 @pytest.mark.parametrize("size", [0, 1, 5000])
@@ -309,6 +317,56 @@ def test_an_ordinary_file_is_read_in_one_go(tmp_path: Path, size: int) -> None:
     assert (content.uid, content.gid, content.xattrs) == (os.getuid(), os.getgid(), ())
     assert marked is not None
     assert marked.xattrs == ((b"user.a", b"1"),)
+
+
+def test_files_are_read_one_behind_the_other(tmp_path: Path) -> None:
+    contents = [b"first", b"", b"the second", b"3"]
+    for number, data in enumerate(contents):
+        (tmp_path / f"f{number}").write_bytes(data)
+    os.setxattr(tmp_path / "f2", "user.a", b"1")
+    if os.getuid() == 0:
+        os.chown(tmp_path / "f3", 1234, 4321)
+    buffer = bytearray(16)
+    with opened(tmp_path) as directory:
+        entries = [scanned(directory, b"f%d" % number) for number in range(4)]
+        found = in_one_go(directory, entries, buffer)
+    assert bytes(buffer) == b"".join(contents)
+    assert [bool(content.xattrs) for content in found] == [False, False, True, False]
+    owners = [(info.st_uid, info.st_gid) for info in map(os.stat, sorted(tmp_path.iterdir()))]
+    assert [(content.uid, content.gid) for content in found] == owners
+
+
+@pytest.mark.parametrize("kind", ["link", "gone", "touched", "grown", "cut", "young"])
+def test_reading_ends_before_the_first_file_that_is_not_ordinary(tmp_path: Path, kind: str) -> None:
+    for number in range(4):
+        path = tmp_path / f"f{number}"
+        path.write_bytes(b"%d" % number * 5)
+        os.utime(path, ns=(1, 1))
+    buffer, odd = bytearray(20), tmp_path / "f2"
+    before = len(os.listdir("/proc/self/fd"))
+    with opened(tmp_path) as directory:
+        if kind == "young":
+            # A moment later than the others, on file systems of any tick.
+            while odd.stat().st_ctime_ns <= (tmp_path / "f3").stat().st_ctime_ns:
+                odd.touch()
+        entries = [scanned(directory, b"f%d" % number) for number in range(4)]
+        if kind in ("link", "gone"):
+            odd.unlink()
+        if kind == "link":
+            odd.symlink_to("f1")
+        elif kind == "touched":
+            os.utime(odd, ns=(2, 2))
+        elif kind == "grown":
+            odd.write_bytes(b"longer than it was")
+            os.utime(odd, ns=(1, 1))
+        elif kind == "cut":
+            os.truncate(odd, 2)
+            os.utime(odd, ns=(1, 1))
+        young_ns = entries[2].ctime_ns if kind == "young" else 1 << 63
+        found = in_one_go(directory, entries, buffer, young_ns)
+    assert len(found) == 2
+    assert bytes(buffer[:10]) == b"0000011111"
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.mark.timeout(20)
@@ -346,11 +404,14 @@ def test_what_is_not_as_it_was_scanned_is_not_read_in_one_go(tmp_path: Path, kin
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
-def test_another_inode_with_the_same_status_is_not_read_in_one_go(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fact", ["inode", "size", "mode", "mtime_ns", "ctime_ns"])
+def test_a_single_fact_that_was_scanned_otherwise_is_enough(tmp_path: Path, fact: str) -> None:
     (tmp_path / "file").write_bytes(b"content")
     with opened(tmp_path) as directory:
         entry = scanned(directory, b"file")
-        assert plainly(directory, msgspec.structs.replace(entry, inode=1))[0] is None
+        other = msgspec.structs.replace(entry, **{fact: getattr(entry, fact) - 1})
+        assert plainly(directory, entry)[0] is not None
+        assert plainly(directory, other)[0] is None
 
 
 def test_a_short_read_is_left_to_the_long_way(
@@ -369,13 +430,14 @@ def test_a_file_with_a_hole_is_not_read_in_one_go(tmp_path: Path) -> None:
         assert plainly(directory, scanned(directory, b"file"))[0] is None
 
 
-@pytest.mark.parametrize("change", ["written", "cut", "renewed"])
+@pytest.mark.parametrize("change", ["written", "cut", "renewed", "disguised"])
 def test_a_file_that_changes_while_it_is_read_is_not_read_in_one_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"0123456789")
     os.utime(path, ns=(1, 1))
+    made_ns = path.stat().st_ctime_ns
     plain = os.preadv
 
     def act() -> None:
@@ -384,6 +446,11 @@ def test_a_file_that_changes_while_it_is_read_is_not_read_in_one_go(
                 file.write(b"X")
         elif change == "cut":
             os.truncate(path, 4)
+        elif change == "disguised":
+            # Until the clock of the file system has gone on.
+            while path.stat().st_ctime_ns == made_ns:
+                path.write_bytes(b"9876543210")
+                os.utime(path, ns=(1, 1))
         else:
             path.chmod(0o640)
 

@@ -189,8 +189,8 @@ class SimPlace:
         pause(0.001)
         return SimListing(self, sorted(names))
 
-    def read_plain(self, entry: Stat, buffer: memoryview) -> Content | None:
-        return None  # every file here is one that may be raced
+    def read_plain(self, entries: Sequence[Stat], buffer: memoryview) -> list[Content]:
+        return []  # every file here is one that may be raced
 
     def look(self, name: bytes) -> Stat:
         return self._stat(name, self._node(name))

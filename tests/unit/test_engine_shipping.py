@@ -6,6 +6,7 @@ import io
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,7 @@ from holdfast_agent.jobs.tracking import JobCancel, JobProgress
 from holdfast_contract.errors import Cancelled, InternalError, NoSpace
 from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.format.domain import CHUNKER_DEFAULT
+from holdfast_contract.format.layout import Buffer
 from holdfast_contract.ids import ChunkId
 from holdfast_contract.limits import CHUNK_PLAIN_BYTES_MAX, KIB, MIB
 from tests.support.memory_repository import MemoryRepository, MemoryUploads
@@ -164,6 +166,82 @@ def test_questions_are_few(uploads: MemoryUploads) -> None:
             ship.submit(piece(noise(f"{number}", 50 * KIB)))
         ship.flush()
     assert len(uploads.asked) <= 8
+
+
+# --- sealed before it is asked for
+def sealings(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return the list of what is sealed from now on."""
+    sealed: list[bytes] = []
+    plain = Sealer.seal
+
+    def count(sealer: Sealer, kind: ChunkType, data: Buffer, *rest: Any, **how: Any) -> SealedChunk:
+        found = plain(sealer, kind, data, *rest, **how)
+        sealed.append(found.chunk_id)
+        return found
+
+    monkeypatch.setattr(Sealer, "seal", count)
+    return sealed
+
+
+def test_where_nothing_is_known_there_is_one_question_a_pack(uploads: MemoryUploads) -> None:
+    contents = [noise(f"{n}", MIB) for n in range(24)]
+    with shipping(uploads) as ship:
+        ship.submit(piece(contents[0]))
+        ship.flush()
+        for content in contents[1:]:
+            ship.submit(piece(content))
+        ship.flush()
+        assert ship.bytes_new == 24 * MIB
+    ids = [chunk_id(KEYS, ChunkType.CONTENT, content) for content in contents]
+    assert len(uploads.asked) == len(uploads.pack_lengths)
+    assert sorted(asked for question in uploads.asked for asked in question) == sorted(ids)
+    assert set(uploads._repository.live) == set(ids)
+
+
+def test_what_was_sealed_in_vain_is_not_sent_and_ends_the_sealing_ahead(
+    uploads: MemoryUploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = [noise(f"stored {n}", 200 * KIB) for n in range(20)]
+    with shipping(uploads) as ship:
+        for content in stored:
+            ship.submit(piece(content))
+        ship.flush()
+    before = sum(uploads.pack_lengths)
+    new = noise("new", 200 * KIB)
+    sealed = sealings(monkeypatch)
+    with shipping(uploads, workers=1) as ship:
+        # The first answer knows nothing: what comes next is sealed at once.
+        ship.submit(piece(noise("first", 100)))
+        ship.flush()
+        for content in (stored[0], new, stored[1]):
+            ship.submit(piece(content))
+        ship.flush()
+        assert len(sealed) == 4
+        assert ship.bytes_new == 100 + 200 * KIB
+        for content in stored[2:]:
+            ship.submit(piece(content))
+        ship.flush()
+        assert len(sealed) == 4
+        assert ship.bytes_new == 100 + 200 * KIB
+    sent = sum(uploads.pack_lengths) - before
+    assert 200 * KIB < sent < 250 * KIB
+    of_new = chunk_id(KEYS, ChunkType.CONTENT, new)
+    opened = uploads._repository.live[of_new]
+    assert Opener(KEYS).open(ChunkType.CONTENT, of_new, opened.sealed) == new
+
+
+def test_pack_of_which_everything_is_stored_is_not_sent(uploads: MemoryUploads) -> None:
+    content = noise("x", 1000)
+    with shipping(uploads) as ship:
+        for _ in range(2):
+            ship.submit(piece(content))
+            ship.flush()
+        # The memory of the pack that was not sent serves the next ones.
+        for number in range(12):
+            ship.submit(piece(noise(f"{number}", MIB)))
+        ship.flush()
+    assert len(uploads._repository.live) == 13
+    assert sum(uploads.pack_lengths) < 13 * MIB
 
 
 @pytest.mark.parametrize("step", ["have", "pack", "pack acknowledged"])

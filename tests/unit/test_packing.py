@@ -43,6 +43,26 @@ def test_a_pack_is_the_same_in_whatever_order_its_places_are_filled(order: list[
     ]
 
 
+@pytest.mark.parametrize("left_out", [[0], [4], [1, 2], [0, 2, 4], [0, 1, 2, 3], [0, 1, 2, 3, 4]])
+def test_what_is_left_out_leaves_a_pack_of_the_others(left_out: list[int]) -> None:
+    pack, writer = Pack(DOMAIN, bytearray(b"\xff" * MIB)), PackWriter(DOMAIN)
+    places = [take(pack, chunk) for chunk in SEALED]
+    for at in (2, 4, 0, 3, 1):
+        settle(places[at], SEALED[at])
+    pack.leave_out({SEALED[at].chunk_id for at in left_out})
+    kept = [chunk for at, chunk in enumerate(SEALED) if at not in left_out]
+    assert set(pack.ids) == {chunk.chunk_id for chunk in kept}
+    if not kept:
+        return
+    for chunk in kept:
+        writer.add(chunk.chunk_id, chunk.sealed, chunk.storage_hash)
+    whole = bytes(pack.finish())
+    assert whole == b"".join(writer.finish())
+    assert [entry.chunk_id for entry in verify_pack(whole, DOMAIN)] == [
+        chunk.chunk_id for chunk in kept
+    ]
+
+
 def test_a_place_is_given_only_where_footer_and_chunk_fit() -> None:
     chunk = SEALED[0]
     alone = Pack(DOMAIN, bytearray(MIB))

@@ -12,7 +12,7 @@ from holdfast_contract.limits import BUNDLE_BYTES_TARGET
 _CUT_BYTES_MIN: Final = BUNDLE_BYTES_TARGET // 2
 _CUT_DIVISOR: Final = 32
 """Beyond half the target every 32nd file ends the bundle, by its content id: after a change the
-bundles of two similar trees fall into step again."""
+bundles of two similar trees fall into step again. It divides 256: the first byte tells."""
 
 Submit = Callable[[ChunkDraft, memoryview, Slab], None]
 
@@ -44,14 +44,20 @@ class Bundler:
             self._slab = self._get_slab()
         return self._slab.view[self._used : self._used + size]
 
-    def take(self, size: int, content_id: bytes) -> tuple[ChunkDraft, int]:
-        """Keep the first `size` bytes of the last room; return the bundle and the offset in it."""
+    def keep(self, data: memoryview, content_id: bytes) -> tuple[ChunkDraft, int]:
+        """Keep `data`, which stands at the beginning of the last room; return where it lies now."""
         draft, offset = self._draft, self._used
-        self._used += size
-        is_cut = int.from_bytes(content_id[:4], "little") % _CUT_DIVISOR == 0
-        if self._used >= BUNDLE_BYTES_TARGET or (self._used >= _CUT_BYTES_MIN and is_cut):
+        self._used = used = offset + len(data)
+        if used >= BUNDLE_BYTES_TARGET or (
+            used >= _CUT_BYTES_MIN and content_id[0] % _CUT_DIVISOR == 0
+        ):
             self.close()
         return draft, offset
+
+    def put(self, data: memoryview, content_id: bytes) -> tuple[ChunkDraft, int]:
+        """Keep a copy of `data`; return the bundle and the offset in it."""
+        self.room(len(data))[:] = data
+        return self.keep(data, content_id)
 
     def close(self) -> None:
         """End the open bundle and send it on its way; nothing happens when it is empty."""

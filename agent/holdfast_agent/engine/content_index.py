@@ -23,6 +23,9 @@ Fits = Callable[[Content], bool]
 _PAGES_AT_HAND: Final = 8
 _RECORD = struct.Struct("<32sIII")
 """Content id, number of its bundle, offset and length there."""
+_KEY = struct.Struct("<II")
+"""What of a content id says where its slot is, and what stands there."""
+_NOTHING_MISSED: Final = (b"", 0, 0)
 _TAIL_RECORDS: Final = 1024
 """Newest records, kept in memory: written to the spool together."""
 _SLOTS_FIRST: Final = 1 << 18
@@ -55,20 +58,21 @@ class BundledFiles:
         self._slots = array("Q")
         """32 bits of a content id and the number of its record from 1; 0: free."""
         self._count = 0
-        self._missed: tuple[bytes, int] = (b"", 0)
-        """The content id that was looked for last and not found, and the slot that it would get."""
+        self._missed = _NOTHING_MISSED
+        """The content id that was looked for last and not found, the slot that it would get, and
+        the bits for it."""
 
     def add(self, content_id: bytes, draft: ChunkDraft, offset: int, length: int) -> None:
         """Remember where a file's content lies that `find` has just not found."""
-        missed, at = self._missed
+        missed, at, hint = self._missed
         assert missed is content_id, "only what was looked for just now"
         bundles = self._bundles
         if not bundles or bundles[-1] is not draft:
             bundles.append(draft)
         self._tail += _RECORD.pack(content_id, len(bundles) - 1, offset, length)
         self._count = count = self._count + 1
-        self._slots[at] = int.from_bytes(content_id[4:8], "little") << 32 | count
-        self._missed = (b"", 0)
+        self._slots[at] = hint << 32 | count
+        self._missed = _NOTHING_MISSED
         if len(self._tail) >= self._tail_bytes:
             self._write_tail()
         if 2 * count > len(self._slots):
@@ -80,15 +84,15 @@ class BundledFiles:
         if not slots:
             self._slots = slots = array("Q", bytes(8 * self._slots_first))
         mask = len(slots) - 1
-        key = int.from_bytes(content_id[:8], "little")
-        at, hint = key & mask, key >> 32
+        low, hint = _KEY.unpack_from(content_id)
+        at = low & mask
         while slot := slots[at]:
             if slot >> 32 == hint:
                 found, bundle, offset, length = self._record((slot & _NUMBER) - 1)
                 if found == content_id:
                     return self._bundles[bundle], offset, length
             at = (at + 1) & mask
-        self._missed = (content_id, at)
+        self._missed = (content_id, at, hint)
         return None
 
     def close(self) -> None:
@@ -112,11 +116,11 @@ class BundledFiles:
         assert self._spool is not None
         self._spool.seek(0)
         for number in range(1, self._count + 1):
-            key = int.from_bytes(self._spool.read(_RECORD.size)[:8], "little")
-            at = key & mask
+            low, hint = _KEY.unpack_from(self._spool.read(_RECORD.size))
+            at = low & mask
             while slots[at]:
                 at = (at + 1) & mask
-            slots[at] = key >> 32 << 32 | number
+            slots[at] = hint << 32 | number
         self._slots = slots
 
     def _record(self, number: int) -> tuple[bytes, int, int, int]:

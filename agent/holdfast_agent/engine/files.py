@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
+
+import msgspec
+from blake3 import blake3
 
 from holdfast_agent.crypto.keys import ContentHasher, content_id
 from holdfast_agent.engine.bundles import Bundler
-from holdfast_agent.engine.content_index import BundledFiles, Fits, PageContents
+from holdfast_agent.engine.content_index import BundledFiles, PageContents
 from holdfast_agent.engine.context import BackupContext
 from holdfast_agent.engine.cutting import LargeFile
 from holdfast_agent.engine.drafts import ChunkDraft, Part, Parts, holes_of, parts_of
-from holdfast_agent.engine.entries import OldEntry
+from holdfast_agent.engine.entries import EntryDraft, OldEntry
 from holdfast_agent.engine.memory import Slab, SlabPool
 from holdfast_agent.engine.rehash import OldContent, Rehashing, old_chunks
 from holdfast_agent.engine.runs import DataRuns
@@ -30,6 +33,10 @@ from holdfast_contract.logs import get_logger
 _log = get_logger(__name__)
 _TOLD_BYTES: Final = 256 * 1024
 """Read in small files before the progress is told."""
+PLAIN_BYTES_MAX: Final = 128 * 1024
+"""Small files that are read in one go, into memory that stays in the core's cache: they are hashed
+there before they are copied into a bundle. A larger one is read into the bundle alone."""
+_replaced: Final = msgspec.structs.replace
 
 
 class FileContent(NamedTuple):
@@ -63,6 +70,10 @@ class FileContents:
         self._cutter = context.cutter
         self._trees = context.trees
         self._relatives = context.relatives
+        self._finds_stored = known.has_contents() or not (
+            context.relatives is None or context.relatives.is_empty
+        )
+        """Whether a small file can be one that is stored: what nobody knows is not asked for."""
         self._rehashing = Rehashing(context.keys, context.workers)
         self._cancel = context.cancel
         self._progress = context.progress
@@ -74,8 +85,7 @@ class FileContents:
             get_slab=lambda: bundle_slabs.get(self._cancel, shipping.hurry),
             submit=self._submit,
         )
-        self.room = self._bundler.room
-        """Returns a buffer for the content of a small file, to be given to `keep_plain`."""
+        self._batch = memoryview(bytearray(PLAIN_BYTES_MAX))
         self._pages = PageContents()
         self._untold = 0
         """Bytes of small files that the progress has not been told."""
@@ -107,28 +117,50 @@ class FileContents:
         return self._read_large(reader, size, old)
 
     # --- small files ---
-    def keep_plain(self, data: memoryview, old: OldEntry | None) -> tuple[Parts, bytes]:
-        """Return parts and content id of a file without holes that was read into the last `room`.
+    def room(self, size: int) -> memoryview:
+        """Return a buffer for small files of `size` bytes together, to be given to `keep_plain`."""
+        return self._batch[:size] if size <= PLAIN_BYTES_MAX else self._bundler.room(size)
 
-        Nearly every file that a first backup reads comes here: few calls, nothing made in vain.
+    def keep_plain(
+        self,
+        stats: Sequence[Stat],
+        contents: Sequence[Content],
+        data: memoryview,
+        old: OldEntry | None = None,
+    ) -> list[EntryDraft]:
+        """Return the entries of files without holes that were read into `room` one after the other.
+
+        `contents` are owners and attributes of as many of them as were read. Nearly every file that
+        a first backup reads comes here: few calls, nothing made in vain.
         """
-        size = len(data)
-        if not size:
-            return Parts(), b""
-        self._untold += size
+        drafts: list[EntryDraft] = []
+        key, find = self._keys.content, self._bundled.find
+        finds_stored, add = self._finds_stored, self._bundled.add
+        keep = self._bundler.put if len(data) <= PLAIN_BYTES_MAX else self._bundler.keep
+        at = 0
+        for stat, content in zip(stats, contents, strict=False):
+            size = stat.size
+            if not size:
+                drafts.append(EntryDraft(stat, content, None, None, old))
+                continue
+            plain = data[at : at + size]
+            at += size
+            found = blake3(plain, key=key).digest()
+            if old is not None and self._fits(old[1], found, ()):
+                parts = parts_of(old[1].extents)
+            elif (part := find(found)) is not None:
+                parts = Parts((part,))
+            elif finds_stored and (stored := self._find_stored(found, size, ())) is not None:
+                parts = parts_of(stored.extents)
+            else:
+                draft, offset = keep(plain, found)
+                add(found, draft, offset, size)
+                parts = Parts(((draft, offset, size),))
+            drafts.append(EntryDraft(stat, _replaced(content, content_id=found), parts, None, old))
+        self._untold += at
         if self._untold >= _TOLD_BYTES:
             self._tell()
-        found = content_id(self._keys, data)
-        if old is not None and self._fits(old[1], found, ()):
-            return parts_of(old[1].extents), found
-        part = self._bundled.find(found)
-        if part is None:
-            stored = self._find_stored(found, size, lambda content: self._fits(content, found, ()))
-            if stored is not None:
-                return parts_of(stored.extents), found
-            part = (*self._bundler.take(size, found), size)
-            self._bundled.add(found, *part)
-        return Parts((part,)), found
+        return drafts
 
     def _tell(self) -> None:
         if self._untold:
@@ -159,7 +191,7 @@ class FileContents:
             holes = _holes_between(runs, size)
         parts = self._find(found, holes, old, size)
         if parts is None:
-            parts = self._bundle(found, runs, size, filled)
+            parts = self._bundle(found, runs, size, buffer[:filled])
         return FileContent(parts, found, size)
 
     def _content_id(self, data: memoryview, runs: list[tuple[int, int]], size: int) -> bytes:
@@ -173,11 +205,13 @@ class FileContents:
         hasher.hole(size - position)
         return hasher.digest()
 
-    def _bundle(self, found: bytes, runs: list[tuple[int, int]], size: int, filled: int) -> Parts:
-        if not filled:
+    def _bundle(
+        self, found: bytes, runs: list[tuple[int, int]], size: int, data: memoryview
+    ) -> Parts:
+        if not data:
             return Parts(((HOLE_CHUNK, 0, size),))
-        draft, at = self._bundler.take(filled, found)
-        if filled == size:
+        draft, at = self._bundler.keep(data, found)
+        if len(data) == size:
             self._bundled.add(found, draft, at, size)
             return Parts(((draft, at, size),))
         parts: list[Part] = []
@@ -203,11 +237,17 @@ class FileContents:
             part = self._bundled.find(found)
             if part is not None:
                 return Parts((part,))
-        stored = self._find_stored(found, size, lambda content: self._fits(content, found, holes))
+        stored = self._find_stored(found, size, holes) if self._finds_stored else None
         return None if stored is None else parts_of(stored.extents)
 
-    def _find_stored(self, found: bytes, size: int, fits: Fits) -> Content | None:
+    def _find_stored(
+        self, found: bytes, size: int, holes: tuple[tuple[int, int], ...]
+    ) -> Content | None:
         """Return the content part of a file of the parent, or of a reference, that fits."""
+
+        def fits(content: Content) -> bool:
+            return self._fits(content, found, holes)
+
         content = self._pages.find(found, fits)
         if content is not None:
             return content

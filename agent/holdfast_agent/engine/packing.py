@@ -6,6 +6,8 @@ of many pieces a TLS record for each.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from holdfast_contract.format.chunk import ChunkType
@@ -23,6 +25,7 @@ from holdfast_contract.limits import MIB, PACK_CHUNKS_MAX, SEALED_BYTES_MAX
 
 _OVERSHOOT_BYTES: Final = MIB
 """Room beyond the planned size: the last chunk that fits leaves half a chunk empty on average."""
+_OFFSET: Final = attrgetter("offset")
 _LARGEST_CHUNK_BYTES: Final = SEALED_BYTES_MAX + HEADER_BYTES + FRAME_BYTES + footer_bytes_of(1)
 
 
@@ -44,7 +47,8 @@ class Pack:
     """One pack in one piece of memory.
 
     Life cycle: `take` a place for each chunk and `settle` it, by any threads but one at a time;
-    once `is_settled`, `finish`. The memory may serve another pack when this one is sent.
+    once `is_settled`, `leave_out` what need not be sent, and `finish`. The memory may serve another
+    pack when this one is sent.
     """
 
     def __init__(self, domain_id: DomainId, room: bytearray) -> None:
@@ -57,6 +61,9 @@ class Pack:
         self._entries: list[PackEntry] = []
         self.is_closed = False
         """Whether no more places are taken; the owner's mark."""
+        self.unasked: dict[bytes, int] = {}
+        """Chunks that may be stored already, and the bytes of new content that each is if not; the
+        owner's notes."""
 
     def take(self, of_chunk: ChunkId, sealed_bytes: int) -> Place | None:
         """Return the place for a sealed chunk of that length; None: no room is left."""
@@ -81,6 +88,21 @@ class Pack:
         """Whether every place that was taken is filled."""
         return len(self._entries) == self._taken
 
+    def leave_out(self, ids: Collection[bytes]) -> None:
+        """Take these chunks out of a settled pack: what stands behind them moves up."""
+        assert self.is_settled
+        kept: list[PackEntry] = []
+        end = HEADER_BYTES
+        for entry in sorted(self._entries, key=_OFFSET):
+            if entry.chunk_id in ids:
+                continue
+            start, size = entry.offset - FRAME_BYTES, FRAME_BYTES + entry.length
+            if start > end:
+                self._view[end : end + size] = self._view[start : start + size]
+            kept.append(entry._replace(offset=end + FRAME_BYTES))
+            end += size
+        self._entries, self._taken, self._end = kept, len(kept), end
+
     @property
     def ids(self) -> list[bytes]:
         """The chunks that are settled."""
@@ -89,7 +111,7 @@ class Pack:
     def finish(self) -> memoryview:
         """Return the whole pack."""
         assert self.is_settled and self._entries
-        self._entries.sort(key=lambda entry: entry.offset)
+        self._entries.sort(key=_OFFSET)
         footer = encode_pack_footer(self._header, self._entries)
         end = self._end + len(footer)
         self._view[self._end : end] = footer

@@ -170,6 +170,11 @@ class Relatives:
         self._next: Snapshot | None = None
         self._trees: list[RelativeTree] = []
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to look in, and never will be."""
+        return not (self._trees or self._waiting)
+
     def find(self, content_id: bytes, size: int, fits: Fits) -> Content | None:
         """Return the content part of a file with this content id that fits, None for unknown.
 

@@ -179,6 +179,10 @@ class _DryEntries:
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
 
+    def plain(self, place: Place, stats: Sequence[Stat], at: int) -> list[EntryDraft]:
+        """Return nothing: a name after the other is counted."""
+        return []
+
     def entry(self, place: Place, stat: Stat, old: OldEntry | None) -> EntryDraft | None:
         """Return an entry without content."""
         return EntryDraft(stat, Content(), old=old)

@@ -1,11 +1,15 @@
 """From plaintext to durable packs, in threads: identify, ask, seal, pack, upload.
 
     walk -> [identify] -> ask the server -> [seal] -> pack -> upload
+    walk -> [identify, seal] -> pack -> ask the server -> leave out -> upload
 
 Workers do what is in brackets: it releases the GIL and is never less than about 1 MiB at a time.
-One thread asks, two upload. Every queue is bounded by what fills it: plaintext lies in slabs of a
-pool, a pack is begun only while less than three exist. An id is in flight from its hashing to the
-acknowledgement of its pack; meanwhile the same chunk is not sent a second time.
+As long as the server knew nothing of what it was asked last, chunks go the second way: one question
+a pack, no plaintext waits for an answer, and what is sealed was just hashed and is still in the
+core's cache. An answer that knows one of them leads back to the first way, where nothing is sealed
+in vain. One thread asks, two upload. Every queue is bounded by what fills it: plaintext lies in
+slabs of a pool, a pack is begun only while less than three exist. An id is in flight from its
+hashing to the acknowledgement of its pack; meanwhile the same chunk is not sent a second time.
 
 The first error of any thread stops all of them and is raised in the walk's thread.
 """
@@ -89,6 +93,8 @@ class Shipping:
         self._identifying = 0
         """Batches whose ids are being made right now."""
         self._in_flight: set[bytes] = set()
+        self._is_all_new = False
+        """Whether the last answer knew nothing: so will the next one, most likely."""
         self._hurry = False
         self._is_over = False
         self._failure: BaseException | None = None
@@ -214,7 +220,8 @@ class Shipping:
                 pieces = (self._to_seal if sealing else self._to_identify).popleft()
                 self._identifying += not sealing
             if sealing:
-                self._seal(pieces)
+                for piece in pieces:
+                    self._seal(piece, is_asked=True)
             else:
                 self._identify(pieces)
             with self._changed:
@@ -230,10 +237,13 @@ class Shipping:
                     self._done(piece)
                     continue
                 self._in_flight.add(found)
-                self._to_ask.append(piece)
-                self._to_ask_bytes += len(piece.data)
-                self._wake_asker()
                 self._changed.notify_all()
+                if not self._is_all_new:
+                    self._to_ask.append(piece)
+                    self._to_ask_bytes += len(piece.data)
+                    self._wake_asker()
+                    continue
+            self._seal(piece, is_asked=False)
 
     def _done(self, piece: Piece) -> None:
         self._busy -= 1
@@ -269,6 +279,7 @@ class Shipping:
     def _sort(self, pieces: Sequence[Piece], answers: Sequence[bool]) -> None:
         work: list[Piece] = []
         size = 0
+        self._is_all_new = not any(answers)
         for piece, is_stored in zip(pieces, answers, strict=True):
             if is_stored:
                 self._in_flight.discard(piece.draft.id)
@@ -284,27 +295,28 @@ class Shipping:
         self._has_work.notify_all()
         self._wake_asker()
 
-    def _seal(self, pieces: Sequence[Piece]) -> None:
-        for piece in pieces:
-            of_chunk = ChunkId(piece.draft.id)
-            place: Place | None = None
+    def _seal(self, piece: Piece, *, is_asked: bool) -> None:
+        of_chunk = ChunkId(piece.draft.id)
+        place: Place | None = None
 
-            def room(size: int, of_chunk: ChunkId = of_chunk) -> memoryview:
-                nonlocal place
-                place = self._place(of_chunk, size)
-                # Where all is over nobody needs it: it is sealed into memory of its own.
-                return memoryview(bytearray(size)) if place is None else place.view
+        def room(size: int) -> memoryview:
+            nonlocal place
+            place = self._place(of_chunk, size)
+            # Where all is over nobody needs it: it is sealed into memory of its own.
+            return memoryview(bytearray(size)) if place is None else place.view
 
-            sealed = self._sealer.seal(piece.kind, piece.data, of_chunk, room=room)
-            if self._is_sample():
-                self._prove(piece.kind, of_chunk, sealed.sealed)
-            size = len(piece.data)
-            with self._changed:
-                if place is not None:
-                    self._settle(place, sealed)
-                if piece.kind is ChunkType.CONTENT:
-                    self.bytes_new += size
-                self._done(piece)
+        sealed = self._sealer.seal(piece.kind, piece.data, of_chunk, room=room)
+        if self._is_sample():
+            self._prove(piece.kind, of_chunk, sealed.sealed)
+        size = len(piece.data) if piece.kind is ChunkType.CONTENT else 0
+        with self._changed:
+            if is_asked:
+                self.bytes_new += size
+            elif place is not None:
+                place.pack.unasked[of_chunk] = size
+            if place is not None:
+                self._settle(place, sealed)
+            self._done(piece)
 
     def _prove(self, kind: ChunkType, of_chunk: ChunkId, sealed: Buffer) -> None:
         try:
@@ -362,8 +374,11 @@ class Shipping:
                 if self._is_over:
                     return
                 pack = self._to_upload.popleft()
-            whole = pack.finish()
-            self._uploads.put_pack([whole], len(whole))
+            if pack.unasked:
+                self._leave_out_stored(pack)
+            if pack.ids:
+                whole = pack.finish()
+                self._uploads.put_pack([whole], len(whole))
             self._progress.add(moved=1)
             with self._changed:
                 self._in_flight.difference_update(pack.ids)
@@ -371,3 +386,17 @@ class Shipping:
                 self._rooms.append(pack.room)
                 self._has_room.notify_all()
                 self._changed.notify_all()
+
+    def _leave_out_stored(self, pack: Pack) -> None:
+        """Ask about what was sealed without a question; leave out of a pack what is stored."""
+        ids = list(pack.unasked)
+        answers = self._uploads.have(ids, self._epoch_min)
+        stored = {of_chunk for of_chunk, is_stored in zip(ids, answers, strict=True) if is_stored}
+        if stored:
+            pack.leave_out(stored)
+        with self._changed:
+            self._is_all_new = not stored
+            self._in_flight -= stored
+            self.bytes_new += sum(
+                pack.unasked[of_chunk] for of_chunk in ids if of_chunk not in stored
+            )

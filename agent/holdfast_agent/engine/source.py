@@ -152,11 +152,12 @@ class Place(Protocol):
     def attributes(self, name: bytes) -> Attributes:
         """Return the attributes of any kind of entry without opening it."""
 
-    def read_plain(self, entry: Stat, buffer: memoryview) -> Content | None:
-        """Read a small file in one go: fill `buffer` with its `entry.size` bytes.
+    def read_plain(self, entries: Sequence[Stat], buffer: memoryview) -> list[Content]:
+        """Read small files in one go: fill `buffer` with the `entry.size` bytes of each in turn.
 
-        Returns its owners and attributes. None: `open` it, since something about it is not
-        ordinary (it is young, changes, has holes or other names, cannot be read, ...).
+        Returns owners and attributes of as many as are ordinary. The first of `entries` that is
+        missing is to be opened: something about it is not (it is young, changes, has holes or
+        other names, cannot be read, ...).
         """
 
     def open(self, entry: Stat) -> Reader:

@@ -6,16 +6,17 @@ stored, marked unsettled (the next backup reads it again) and listed. Nothing he
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, NamedTuple
 
 import msgspec
 
 from holdfast_agent.engine.drafts import Parts
 from holdfast_agent.engine.entries import EntryDraft, OldEntry
-from holdfast_agent.engine.files import FileContent, FileContents
+from holdfast_agent.engine.files import PLAIN_BYTES_MAX, FileContent, FileContents
 from holdfast_agent.engine.source import (
     CHANGED,
     REPLACED,
@@ -34,11 +35,11 @@ _ATTEMPTS: Final = 3
 _LINKS_MAX: Final = 65_536
 """Hard-linked inodes remembered while names of them are expected, about 50 MB; the content of
 others is read again for each name."""
-_NOTHING: Final = memoryview(b"")
+PLAIN_FILES_MAX: Final = 64
+"""Files read in one go: between two such groups the job looks whether it was cancelled."""
 _FILE: Final = int(EntryType.FILE)
 _UNSETTLED: Final = int(EntryFlag.UNSETTLED)
 _SKIPPED: Final = int(EntryFlag.SKIPPED)
-_replaced: Final = msgspec.structs.replace
 
 
 @dataclass(slots=True)
@@ -83,18 +84,47 @@ class Visits:
         self._source = source
         self._files = files
         self._small_max = files.small_max
-        self._room = files.room
-        self._keep_plain = files.keep_plain
         self._tally = tally
         self._make_room = make_room
         """Settles files in doubt when no more can be remembered."""
         self._links: dict[bytes, _Linked] = {}
         self._linked_inodes: set[int] = set()
         self._names: dict[bytes, _Names] = {}
+        self._not_plain: Stat | None = None
+        """The last file that turned out not to be ordinary."""
         self.doubts: dict[DoubtKey, EntryDraft] = {}
         """Entries that wait for the second look."""
 
     # --- entries that are not directories ---
+    def plain(self, place: Place, stats: Sequence[Stat], at: int) -> list[EntryDraft]:
+        """Return the entries of ordinary small files that stand from `at` on, new to the parent.
+
+        As many as are read in one go, none where `stats[at]` is something else. Nearly all files
+        of a first backup come this way, and little is done for each of them alone.
+        """
+        small_max, linked = self._small_max, self._linked_inodes
+        total, end = 0, at
+        for stat in islice(stats, at, at + PLAIN_FILES_MAX):
+            size = stat.size
+            if stat.type != _FILE or size > small_max or stat.flags & _SKIPPED:
+                break
+            if linked and stat.inode in linked:
+                break
+            if total + size > PLAIN_BYTES_MAX and end > at:
+                break
+            total += size
+            end += 1
+        return self._read_plain(place, stats[at:end], total, None) if end > at else []
+
+    def _read_plain(
+        self, place: Place, stats: Sequence[Stat], size: int, old: OldEntry | None
+    ) -> list[EntryDraft]:
+        data = self._files.room(size)
+        contents = place.read_plain(stats, data)
+        if len(contents) < len(stats):
+            self._not_plain = stats[len(contents)]
+        return self._files.keep_plain(stats, contents, data, old)
+
     def entry(self, place: Place, stat: Stat, old: OldEntry | None) -> EntryDraft | None:
         """Return the entry for a name that was scanned as `stat`; None when it is gone by now."""
         entry = self._entry(place, stat, old)
@@ -185,16 +215,10 @@ class Visits:
             linked = self._other_name(place, stat, old)
             if linked is not None:
                 return linked
-        size = stat.size
-        if size <= self._small_max:
-            # About nearly every file everything is ordinary.
-            data = self._room(size) if size else _NOTHING
-            plain = place.read_plain(stat, data)
-            if plain is not None:
-                parts, found = self._keep_plain(data, old)
-                if found:
-                    plain = _replaced(plain, content_id=found)
-                return EntryDraft(stat, plain, parts, None, old)
+        if stat.size <= self._small_max and stat is not self._not_plain:
+            found = self._read_plain(place, (stat,), stat.size, old)
+            if found:
+                return found[0]
         last: _Result | None = None
         for _ in range(_ATTEMPTS):
             try:

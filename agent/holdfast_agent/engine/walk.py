@@ -42,6 +42,9 @@ _Forest: TypeAlias = "dict[bytes, _Forest | bytes]"
 class Entries(Protocol):
     """What makes entries (`visit`, or a dry run that reads nothing)."""
 
+    def plain(self, place: Place, stats: Sequence[Stat], at: int) -> list[EntryDraft]:
+        """Return the entries of names from `at` on that need no closer look; mostly several."""
+
     def entry(self, place: Place, stat: Stat, old: OldEntry | None) -> EntryDraft | None:
         """Return the entry of anything but a directory; None when it is gone."""
 
@@ -354,7 +357,9 @@ class Walk:
         depth: int,
     ) -> Generator[Steps, DirectoryDraft, list[EntryDraft]]:
         """Return the entries of some names; what the parent had of them is taken from `before`."""
-        due = self._turn.due(path, part) if before else frozenset()
+        if not before:
+            return (yield from self._new_entries(place, path, part, depth))
+        due = self._turn.due(path, part)
         drafts = []
         untold = unchanged = unchanged_bytes = 0
         check = self._cancel.check
@@ -389,6 +394,36 @@ class Walk:
             if entry is not None:
                 drafts.append(entry)
         self._progress.add(files=untold + unchanged, bytes=unchanged_bytes)
+        return drafts
+
+    def _new_entries(
+        self, place: Place, path: bytes, part: Sequence[Stat], depth: int
+    ) -> Generator[Steps, DirectoryDraft, list[EntryDraft]]:
+        """Return the entries of names of which the parent has nothing."""
+        drafts: list[EntryDraft] = []
+        at = untold = 0
+        while at < len(part):
+            self._cancel.check()
+            plain = self._entries.plain(place, part, at)
+            if plain:
+                drafts += plain
+                at += len(plain)
+                untold += len(plain)
+            else:
+                stat = part[at]
+                at += 1
+                entry: EntryDraft | None
+                if stat.type == _DIRECTORY and not stat.flags & _SKIPPED:
+                    entry = yield from self._directory_entry(place, path, stat, None, depth)
+                else:
+                    entry = self._entries.entry(place, stat, None)
+                    untold += 1
+                if entry is not None:
+                    drafts.append(entry)
+            if untold >= _TOLD_FILES:
+                self._progress.add(files=untold)
+                untold = 0
+        self._progress.add(files=untold)
         return drafts
 
     def _rest(

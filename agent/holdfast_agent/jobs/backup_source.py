@@ -212,13 +212,15 @@ class VolumePlace:
         found = _readable(attributes_at(here, self._real(name), self._volume.owners))
         return _attributes(found, stat_of(here, name, found.info).type)
 
-    def read_plain(self, entry: Stat, buffer: memoryview) -> Content | None:
-        """Read an ordinary file in one go; None: it is not one."""
+    def read_plain(self, entries: Sequence[Stat], buffer: memoryview) -> list[Content]:
+        """Read ordinary files in one go, up to the first that is not one."""
+        if not self._names:
+            # A path of the backup itself may have another name on disk.
+            return []
         volume = self._volume
-        # The young need a second look; a path of the backup itself may have another name on disk.
-        if not self._names or entry.ctime_ns >= volume.clock.stamp_ns() - YOUNG_NS:
-            return None
-        return read_plain(self.descent.current, entry, buffer, volume.owners)
+        # The young need a second look.
+        young_ns = volume.clock.stamp_ns() - YOUNG_NS
+        return read_plain(self.descent.current, entries, buffer, volume.owners, young_ns=young_ns)
 
     def open(self, entry: Stat) -> VolumeReader:
         """Open a regular file."""

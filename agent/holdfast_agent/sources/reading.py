@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 import msgspec
 
-from holdfast_agent.sources.attributes import OwnerNames, read_xattrs
+from holdfast_agent.sources.attributes import Attribute, OwnerNames, read_xattrs
 from holdfast_agent.sources.directory import Directory, open_unstamped
 from holdfast_agent.sources.findings import Finding, Reason, finding_from
 from holdfast_agent.sources.scan import is_as_scanned, stat_of
@@ -23,6 +23,7 @@ the same runs on file systems of different block sizes."""
 
 # O_NONBLOCK: should a FIFO or a device stand there in place of the file, nothing waits for it.
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NONE: Final[tuple[tuple[Attribute, ...], tuple[Finding, ...]]] = ((), ())
 
 
 class Signature(NamedTuple):
@@ -149,49 +150,59 @@ def open_file(directory: Directory, entry: Stat) -> FileReader | Finding:
 
 
 def read_plain(
-    directory: Directory, entry: Stat, buffer: memoryview, names: OwnerNames
-) -> Content | None:
-    """Read all of an ordinary file in one go; return its owners and attributes.
+    directory: Directory,
+    entries: Sequence[Stat],
+    buffer: memoryview,
+    names: OwnerNames,
+    *,
+    young_ns: int,
+) -> list[Content]:
+    """Read ordinary files, one behind the other into `buffer`; return owners and attributes.
 
-    `buffer` takes exactly the `entry.size` bytes. None for whatever is not ordinary: it cannot be
-    opened or read, is not as it was scanned or changes meanwhile, has holes, other names, or
-    attributes that cannot be read. `open_file` finds out what it is; nothing is lost but time.
-    Cost: six calls of the kernel and little else, since most files of most volumes come here.
+    `entries` are regular files of `entry.size` bytes, for which `buffer` has room. It ends before
+    the first that is not ordinary: it cannot be opened or read, was changed at `young_ns` or later,
+    is not as it was scanned once it is read, has holes, other names, or attributes that cannot be
+    read. `open_file` finds out what it is; nothing is lost but time.
+    Cost: five calls of the kernel a file and little else, since most files of most volumes come
+    here. What the status shows behind the last byte is compared with what was scanned before the
+    first, so that it need not be asked in between. Nothing is lost by reading before the type is
+    known: what gives its data only once, as a FIFO or a terminal, cannot be read at an offset.
     """
-    try:
-        descriptor = open_unstamped(entry.name, _FLAGS, directory.descriptor)
+    found: list[Content] = []
+    parent = directory.descriptor
+    read_into, status, attributes, close = os.preadv, os.fstat, os.listxattr, os.close
+    at, owner = 0, (-1, -1)
+    for entry in entries:
+        size = entry.size
+        if entry.ctime_ns >= young_ns:
+            break
         try:
-            info = os.fstat(descriptor)
-            size = info.st_size
-            if (
-                info.st_ino != entry.inode
-                or info.st_nlink != 1
-                or not is_as_scanned(entry, info)
-                or not stat.S_ISREG(info.st_mode)
-                or (size >= HOLE_BYTES_MIN and info.st_blocks * 512 < size)
-            ):
-                return None
-            xattrs: tuple[tuple[bytes, bytes], ...] = ()
-            if os.listxattr(descriptor):
-                xattrs, findings = read_xattrs(descriptor)
-                if findings:
-                    return None
-            if size:
-                if os.preadv(descriptor, (buffer,), 0) != size:
-                    return None
-                now = os.fstat(descriptor)
-                if (
-                    now.st_mtime_ns != entry.mtime_ns
-                    or now.st_ctime_ns != entry.ctime_ns
-                    or now.st_size != size
-                ):
-                    return None
-        finally:
-            os.close(descriptor)
-    except OSError:
-        return None
-    content = names.owned(info.st_uid, info.st_gid)
-    return msgspec.structs.replace(content, xattrs=xattrs) if xattrs else content
+            descriptor = open_unstamped(entry.name, _FLAGS, parent)
+            try:
+                if size and read_into(descriptor, (buffer[at : at + size],), 0) != size:
+                    break
+                xattrs, findings = read_xattrs(descriptor) if attributes(descriptor) else _NONE
+                info = status(descriptor)
+            finally:
+                close(descriptor)
+        except OSError:
+            break
+        if (
+            info.st_mtime_ns != entry.mtime_ns
+            or info.st_ctime_ns != entry.ctime_ns
+            or info.st_ino != entry.inode
+            or info.st_size != size
+            or info.st_mode != entry.mode | stat.S_IFREG
+            or info.st_nlink != 1
+            or (size >= HOLE_BYTES_MIN and info.st_blocks * 512 < size)
+            or findings
+        ):
+            break
+        if owner != (owner := (info.st_uid, info.st_gid)):
+            owned = names.owned(*owner)
+        found.append(msgspec.structs.replace(owned, xattrs=xattrs) if xattrs else owned)
+        at += size
+    return found
 
 
 def data_runs(descriptor: int, info: os.stat_result) -> Iterator[tuple[int, int]]:

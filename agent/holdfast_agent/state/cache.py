@@ -140,18 +140,25 @@ class TreeCache:
             found.setdefault(name, []).append(ids)
         return [(name, b"".join(parts)) for name, parts in found.items()]
 
-    def rows_with_content(self, content_id: bytes) -> list[int]:
-        """Return numbers of pages that may hold a file of that content: only a hint."""
+    def has_contents(self) -> bool:
+        """Tell whether the parent has any small file to be found by its content."""
+        return bool(self._content_runs())
+
+    def _content_runs(self) -> list[int]:
         if self._runs is None:
             found = self._read("SELECT DISTINCT run FROM main.contents")
             self._runs = [run for (run,) in found]
+        return self._runs
+
+    def rows_with_content(self, content_id: bytes) -> list[int]:
+        """Return numbers of pages that may hold a file of that content: only a hint."""
         key = content_id[:_KEY_BYTES]
         rows: list[int] = []
         query = (
             "SELECT records FROM main.contents WHERE run = ? AND first <= ?"
             " ORDER BY first DESC LIMIT 1"
         )
-        for run in self._runs:
+        for run in self._content_runs():
             for (records,) in self._read(query, run, key + b"\xff" * 4):
                 rows += _rows_of(records, key)
         return rows

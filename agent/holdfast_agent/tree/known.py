@@ -66,6 +66,9 @@ class KnownTree(Protocol):
     def block_ids(self, row: int) -> list[tuple[bytes, bytes]]:
         """Return (name, joined ids) of the page's entries that have blocks."""
 
+    def has_contents(self) -> bool:
+        """Tell whether the parent has any small file to be found by its content."""
+
     def rows_with_content(self, content_id: bytes) -> list[int]:
         """Return numbers of pages that may hold a file of that content: only a hint."""
 
@@ -105,6 +108,10 @@ class NothingKnown:
     def block_ids(self, row: int) -> list[tuple[bytes, bytes]]:
         """Return nothing."""
         return []
+
+    def has_contents(self) -> bool:
+        """Return False."""
+        return False
 
     def rows_with_content(self, content_id: bytes) -> list[int]:
         """Return nothing."""
