@@ -208,6 +208,7 @@ class Dictation:
                 raise self._lost() from None
 
     def _lost(self) -> Lost:
-        _log.warning("the second process has ended", waiting=self.waiting)
+        if not self._stops:
+            _log.warning("the second process has ended", waiting=self.waiting)
         self.close()
         return Lost()
