@@ -165,7 +165,8 @@ def test_a_chunk_that_two_batches_share_lies_in_the_memory_of_each() -> None:
         room.close()
 
 
-def test_memory_is_used_again_only_when_what_was_begun_with_it_is_settled() -> None:
+@pytest.mark.parametrize("bytes_max", [1, 2 * MIB])
+def test_memory_is_used_again_only_when_what_was_begun_with_it_is_settled(bytes_max: int) -> None:
     """A step may go on with its chunks until `settle` returns: here all of them do."""
     reader = ChunkReader(KEYS, Source())  # type: ignore[arg-type]
     begun: list[tuple[int, memoryview]] = []
@@ -183,8 +184,16 @@ def test_memory_is_used_again_only_when_what_was_begun_with_it_is_settled() -> N
             settled.append(number)
         begun.clear()
 
+    class Watched(Arena):
+        def clear(self) -> None:
+            assert all(self.offset_of(view) is None for _, view in begun), "it is in use"
+            super().clear()
+
     numbers = [n % len(PLAIN) for n in range(3 * len(PLAIN))]
-    with Pipeline(reader, execute, cancel=JobCancel(), bytes_max=1, settle=settle) as pipeline:
+    rooms = [Watched(4 * MIB) for _ in range(ROOMS)]
+    with Pipeline(
+        reader, execute, cancel=JobCancel(), bytes_max=bytes_max, rooms=rooms, settle=settle
+    ) as pipeline:
         for number in numbers:
             pipeline.put(piece(number))
         pipeline.drain()
