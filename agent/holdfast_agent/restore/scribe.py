@@ -33,8 +33,8 @@ from holdfast_agent.restore.plain import PlainWriter
 from holdfast_agent.sources.roots import OwnFiles
 from holdfast_agent.tree.entry import Content, Stat
 
-MESSAGE_BYTES_MAX: Final = 128 << 10
-"""Below what a socket takes at once by default (208 KiB)."""
+MESSAGE_BYTES_MAX: Final = 96 << 10
+"""Below what a socket takes at once by default (208 KiB), and what is mapped anew each time (128)."""
 ROOMS_MAX: Final = 8
 
 
