@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from holdfast_agent.crypto.keys import content_id
 from holdfast_agent.jobs.tracking import JobProgress
 from holdfast_agent.restore import dictation
 from holdfast_agent.restore.bundles import Bundles, Data
@@ -20,14 +21,16 @@ from holdfast_agent.restore.directory import TEMPORARY_PREFIX, TargetDirectory
 from holdfast_agent.restore.metadata import What
 from holdfast_agent.restore.pipeline import ROOMS
 from holdfast_agent.restore.plain import BUNDLE_FILES_MAX
-from holdfast_agent.restore.scribe import Answer
+from holdfast_agent.restore.scribe import Answer, Charge, Scribe, Task
 from holdfast_agent.restore.steps import Bundle
+from holdfast_agent.snapshots.arena import Arena
 from holdfast_agent.sources.findings import Reason
-from holdfast_agent.tree.entry import Content
+from holdfast_agent.tree.entry import Content, EntryType, Extent, Stat
 from holdfast_contract.errors import Cancelled
 from holdfast_contract.limits import MIB
 from holdfast_contract.protocol.control import JobState
 from tests.support.restore_bench import RestoreBench, under
+from tests.support.samples import KEYS
 from tests.support.trees import compare, scan
 
 FOLDERS = 4
@@ -345,3 +348,51 @@ def test_a_directory_gets_its_time_after_the_last_file_in_it(
     assert done.finished.state is JobState.COMPLETED and stopped == [True]
     for number in range(FOLDERS):
         assert (restored(bench) / f"d{number}").stat().st_mtime_ns == 1_400_000_000_000_000_000
+
+
+def test_told_to_stop_it_writes_no_further_file_and_says_which_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here in this process: the order comes while the third of ten files is written."""
+    data = [b"content of %d" % number for number in range(10)]
+    at = [sum(map(len, data[:number])) for number in range(10)]
+    arena = Arena(1000, is_shared=True)
+    chunk = arena.take(500)
+    chunk[:] = b"".join(data).ljust(500)
+    file = EntryType.FILE
+    task = Task(
+        special=True, room=0, start=0, length=500,
+        stats=[Stat(b"f%d" % n, file, 0o640, len(data[n]), 5, 0, 1, 0) for n in range(10)],
+        contents=[
+            Content(
+                uid=os.geteuid(), gid=os.getegid(), content_id=content_id(KEYS, data[n]),
+                extents=(Extent(bytes(32), at[n], len(data[n])),),
+            )
+            for n in range(10)
+        ],
+    )  # fmt: skip
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    charge = Charge(KEYS.content, "run", [1000])
+    home = os.open(tmp_path, os.O_RDONLY)
+    socket.send_fds(ours, [msgspec.msgpack.encode(charge)], [arena.descriptor])
+    socket.send_fds(ours, [msgspec.msgpack.encode(task)], [home])
+    scribe, rename = Scribe(its), os.rename
+
+    def stop(old: bytes, new: bytes, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        if new == b"f2":
+            scribe.stop()
+        rename(old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    monkeypatch.setattr(os, "rename", stop)
+    scribe.serve()
+    assert ours.recv(10) == b"\0"
+    answer = msgspec.msgpack.decode(ours.recv(1000), type=Answer)
+    assert answer == Answer([3, 4, 5, 6, 7, 8, 9], [])
+    assert sorted(os.listdir(tmp_path)) == ["f0", "f1", "f2"]
+    assert [(tmp_path / f"f{n}").read_bytes() for n in range(3)] == data[:3]
+    assert scribe._home is not None
+    scribe._home.close()
+    os.close(home)
+    arena.close()
+    for one in (ours, its):
+        one.close()

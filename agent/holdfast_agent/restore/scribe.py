@@ -34,7 +34,7 @@ from holdfast_agent.sources.roots import OwnFiles
 from holdfast_agent.tree.entry import Content, Stat
 
 MESSAGE_BYTES_MAX: Final = 96 << 10
-"""Below what a socket takes at once by default (208 KiB), and what is mapped anew each time (128)."""
+"""Less than a socket takes at once by default (208 KiB), or is mapped anew each time (128)."""
 ROOMS_MAX: Final = 8
 
 
