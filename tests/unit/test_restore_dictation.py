@@ -29,6 +29,8 @@ class Process:
     """Stands for the one that would be begun; the test has the other end of its socket."""
 
     made: Process
+    stays = False
+    """Whether it does not end by itself."""
 
     def __init__(self, command: list[str], *, pass_fds: list[int], **_: object) -> None:
         self.socket = socket.socket(fileno=os.dup(pass_fds[0]))
@@ -39,8 +41,13 @@ class Process:
     def terminate(self) -> None:
         self.calls.append("terminate")
 
-    def wait(self) -> None:
+    def kill(self) -> None:
+        self.calls.append("kill")
+
+    def wait(self, timeout: float | None = None) -> None:
         self.calls.append("wait")
+        if timeout is not None and self.stays:
+            raise subprocess.TimeoutExpired("", timeout)
 
     def next(self, kind: type[Any]) -> tuple[Any, list[int]]:
         message, descriptors, _, _ = socket.recv_fds(self.socket, MESSAGE_BYTES_MAX, 8)
@@ -196,6 +203,13 @@ def test_who_waits_looks_whether_the_job_is_cancelled_until_it_is_told_to_stop(
     told.close()
     assert process.calls == ["terminate", "wait"]
     process.socket.close()
+
+
+def test_one_that_does_not_end_is_killed(told: Dictation, room: Arena) -> None:
+    process = begun(told, room.take(500))
+    process.stays = True
+    told.close()
+    assert process.calls == ["wait", "kill", "wait"]
 
 
 def test_where_there_can_be_no_process_there_is_none(

@@ -31,6 +31,8 @@ files. Meanwhile it comes up."""
 WAITING_MAX: Final = 8
 """Tasks that are told and not yet done."""
 _POLL_SECONDS: Final = 0.2
+_END_SECONDS: Final = 10.0
+"""For a process that has nothing to do any more to end by itself."""
 
 _log = get_logger(__name__)
 
@@ -141,7 +143,7 @@ class Dictation:
             self._connection.close()
             self._connection = None
         if self._process is not None:
-            self._process.wait()
+            self._end(self._process)
             self._process = None
 
     def _place_of(self, data: memoryview) -> tuple[int, int] | None:
@@ -181,6 +183,15 @@ class Dictation:
                 return
         ours.setblocking(False)
         self._connection = ours
+
+    def _end(self, process: Popen[bytes]) -> None:
+        import subprocess
+
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
     def _has_come(self, connection: socket.socket) -> bool:
         try:
