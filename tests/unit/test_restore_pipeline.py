@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -12,7 +13,7 @@ import pytest
 from holdfast_agent.crypto.sealing import Sealer
 from holdfast_agent.jobs.tracking import JobCancel
 from holdfast_agent.ports import ChunkStatus, FetchedChunk
-from holdfast_agent.restore.pipeline import Opened, Pipeline
+from holdfast_agent.restore.pipeline import ROOMS, Opened, Pipeline
 from holdfast_agent.restore.steps import Part, Piece, Step, need_of
 from holdfast_agent.snapshots.arena import Arena
 from holdfast_agent.snapshots.chunks import ChunkReader
@@ -189,3 +190,84 @@ def test_an_arena_gives_no_byte_twice_and_more_than_it_has() -> None:
         arena.clear()
     assert arena.take(1000)[:300] == bytes(300), "it begins where it began"
     assert len(arena.take(1)) == 1
+
+
+def test_an_arena_tells_where_a_part_of_it_begins_and_shares_its_memory() -> None:
+    arena, other = Arena(10_000, is_shared=True), Arena(10_000)
+    arena.take(300)
+    part = arena.take(5000)
+    assert arena.offset_of(part) == 300 and arena.offset_of(part[40:]) == 340
+    assert arena.offset_of(arena.take(5000)) is None, "it found no room"
+    assert other.offset_of(part) is None and arena.offset_of(part[:0]) is None
+    assert arena.offset_of(memoryview(bytearray(10))) is None
+    part[:3] = b"abc"
+    assert os.pread(arena.descriptor, 3, 300) == b"abc"
+    arena.close()
+    part[:3] = b"def"
+    assert arena.descriptor == -1 and bytes(part[:3]) == b"def"
+    arena.close()
+
+
+def test_a_chunk_that_two_batches_share_lies_in_the_memory_of_each() -> None:
+    """Where a second process writes it must find the chunk in memory that it shares."""
+    reader = ChunkReader(KEYS, Source())  # type: ignore[arg-type]
+    rooms = [Arena(4 * MIB, is_shared=True) for _ in range(ROOMS)]
+    places: list[tuple[int, ...]] = []
+
+    def execute(step: Step, opened: Opened) -> None:
+        view = opened[SEALED[0].chunk_id]
+        assert isinstance(view, memoryview) and bytes(view) == PLAIN[0]
+        places.append(tuple(n for n, room in enumerate(rooms) if room.offset_of(view) is not None))
+
+    with Pipeline(
+        reader, need_of, execute, cancel=JobCancel(), bytes_max=1, rooms=rooms
+    ) as pipeline:
+        for number in range(1, 2 * ROOMS):
+            pipeline.put(piece(0, number))
+        pipeline.drain()
+    reader.close()
+    assert places == [(number % ROOMS,) for number in range(2 * ROOMS - 1)]
+    for room in rooms:
+        room.close()
+
+
+@pytest.mark.parametrize("bytes_max", [1, 2 * MIB])
+def test_memory_is_used_again_only_when_what_was_begun_with_it_is_settled(bytes_max: int) -> None:
+    """A step may go on with its chunks until `settle` returns: here all of them do."""
+    reader = ChunkReader(KEYS, Source())  # type: ignore[arg-type]
+    begun: list[tuple[int, memoryview]] = []
+    settled: list[int] = []
+
+    def execute(step: Step, opened: Opened) -> None:
+        number = numbers[len(settled) + len(begun)]
+        view = opened[SEALED[number].chunk_id]
+        assert isinstance(view, memoryview)
+        begun.append((number, view))
+
+    def settle() -> None:
+        for number, view in begun:
+            assert bytes(view) == PLAIN[number], "it was overwritten"
+            settled.append(number)
+        begun.clear()
+
+    class Watched(Arena):
+        def clear(self) -> None:
+            assert all(self.offset_of(view) is None for _, view in begun), "it is in use"
+            super().clear()
+
+    numbers = [n % len(PLAIN) for n in range(3 * len(PLAIN))]
+    rooms = [Watched(4 * MIB) for _ in range(ROOMS)]
+    with Pipeline(
+        reader,
+        need_of,
+        execute,
+        cancel=JobCancel(),
+        bytes_max=bytes_max,
+        rooms=rooms,
+        settle=settle,
+    ) as pipeline:
+        for number in numbers:
+            pipeline.put(piece(number))
+        pipeline.drain()
+    reader.close()
+    assert settled == numbers

@@ -246,7 +246,16 @@ class ContentHasher:
         return self._hasher.digest()
 
 
-def content_id(keys: DomainKeys, data: Buffer) -> bytes:
+class ContentKey:
+    """The key of content ids alone: what a process gets that has nothing else to do with keys."""
+
+    __slots__ = ("content",)
+
+    def __init__(self, content: bytes) -> None:
+        self.content: Final = content
+
+
+def content_id(keys: DomainKeys | ContentKey, data: Buffer) -> bytes:
     """Return the content id of a file that is `data`."""
     return blake3(data, key=keys.content).digest()
 

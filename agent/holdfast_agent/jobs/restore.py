@@ -6,7 +6,7 @@ patterns, the key, paths that a snapshot does not have.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Final
@@ -28,14 +28,16 @@ from holdfast_agent.restore.destination import (
     dropped_prefix,
     open_target,
 )
+from holdfast_agent.restore.dictation import Dictation
 from holdfast_agent.restore.execute import Execution, Prediction
 from holdfast_agent.restore.metadata import Policy
-from holdfast_agent.restore.pipeline import Pipeline, batch_bytes
+from holdfast_agent.restore.pipeline import ROOMS, Pipeline, batch_bytes, room_bytes
 from holdfast_agent.restore.plan import Planner
 from holdfast_agent.restore.readback import ReadBack
 from holdfast_agent.restore.selection import Selection, hidden_by
 from holdfast_agent.restore.steps import LinkGroup, Portion, Step, need_of
 from holdfast_agent.restore.tally import NotExactRow, Tally
+from holdfast_agent.snapshots.arena import Arena
 from holdfast_agent.snapshots.chunks import ChunkReader
 from holdfast_agent.snapshots.snapshot import Snapshot
 from holdfast_agent.sources.roots import is_within, normal_path
@@ -47,6 +49,8 @@ from holdfast_contract.protocol import control
 from holdfast_contract.protocol.http import JobResult, path_fields
 
 MEMORY_MAX_DEFAULT: Final = 160 * limits.MIB
+_DICTATION_BYTES: Final = 128 * limits.MIB
+"""A second process takes 12 MiB of its own: with less for all of it there is none."""
 _SEALED_ROWS_BYTES_MAX: Final = limits.NOT_EXACT_BYTES_MAX * 7 // 8
 """Plaintext of the sealed list: padding and header fit into the rest."""
 
@@ -98,9 +102,16 @@ def run_restore(  # noqa: PLR0913 - effects and limits of the caller, each by it
         reader = ChunkReader(keys, source, workers=workers)
         stack.callback(reader.close)
         job = _Job(
-            order=order, keys=keys, reader=reader, scope=scope, own_client=own_client,
-            tally=tally, cancel=cancel, progress=progress, memory_max=memory_max,
-        )  # fmt: skip
+            order=order,
+            keys=keys,
+            reader=reader,
+            scope=scope,
+            own_client=own_client,
+            tally=tally,
+            cancel=cancel,
+            progress=progress,
+            memory_max=memory_max,
+        )
         portions = _portions(job, source)
         destination = _destination(job)
         stack.callback(destination.close)
@@ -181,16 +192,32 @@ def _restore(job: _Job, portions: list[Portion], destination: Destination) -> No
         for portion in portions:
             planner.plan(portion)
         return
-    execution = Execution(
-        job.tally, deletion, keys=job.keys, reader=job.reader, check=check, cancel=job.cancel
-    )
     bytes_max = batch_bytes(job.memory_max)
-    with (
-        closing(execution),
-        Pipeline(
-            job.reader, need_of, execution, cancel=job.cancel, bytes_max=bytes_max
-        ) as pipeline,
-    ):
+    with ExitStack() as stack:
+        rooms = _shared_rooms(room_bytes(bytes_max)) if job.memory_max >= _DICTATION_BYTES else ()
+        for room in rooms:
+            stack.callback(room.close)
+        execution = Execution(
+            job.tally,
+            deletion,
+            keys=job.keys,
+            reader=job.reader,
+            check=check,
+            cancel=job.cancel,
+            dictation=Dictation(job.keys.content, job.order.job, rooms, job.cancel),
+        )
+        stack.enter_context(closing(execution))
+        pipeline = stack.enter_context(
+            Pipeline(
+                job.reader,
+                need_of,
+                execution,
+                cancel=job.cancel,
+                bytes_max=bytes_max,
+                rooms=rooms,
+                settle=execution.settle,
+            )
+        )
         planner = _planner(job, destination, check, pipeline.put)
         for portion in portions:
             planner.plan(portion)
@@ -203,6 +230,19 @@ def _restore(job: _Job, portions: list[Portion], destination: Destination) -> No
         read_back = ReadBack(destination, check, job.tally, job.cancel, job.progress)
         for portion in portions:
             read_back.compare(portion)
+
+
+def _shared_rooms(length: int) -> Sequence[Arena]:
+    """Return memory that a second process may map; none where the kernel has none of it."""
+    rooms: list[Arena] = []
+    try:
+        for _ in range(ROOMS):
+            rooms.append(Arena(length, is_shared=True))
+    except OSError:
+        for room in rooms:
+            room.close()
+        return ()
+    return rooms
 
 
 def _planner(

@@ -18,6 +18,8 @@ from holdfast_agent.tree.entry import Content, Stat
 from holdfast_contract.errors import InvalidInput, Refused
 
 TEMPORARY_PREFIX: Final = b".holdfast-"
+SCRIBE_MARK: Final = b"s"
+"""Of names that the second process of a restore draws: no hexadecimal digit, as the others are."""
 _SLASH: Final = ord("/")
 _NO_NAMES: Final = frozenset({b"", b".", b".."})
 _DRAWN: Final = 256
@@ -43,9 +45,10 @@ def check_plain(name: bytes) -> None:
 class TemporaryNames:
     """Names of files that are not complete yet: of one run, which can clean up after itself."""
 
-    def __init__(self, run: str, random: Callable[[int], bytes]) -> None:
+    def __init__(self, run: str, random: Callable[[int], bytes], mark: bytes = b"") -> None:
         assert run and run.isalnum() and len(run) <= 32, "up to 32 letters and digits"
-        self._prefix = TEMPORARY_PREFIX + run.encode() + b"-"
+        self._of_run = TEMPORARY_PREFIX + run.encode() + b"-"
+        self._prefix = self._of_run + mark
         self._random = random
         self._drawn: list[bytes] = []
 
@@ -57,9 +60,9 @@ class TemporaryNames:
             self._drawn = [self._prefix + digits[at : at + 16] for at in range(0, len(digits), 16)]
         return self._drawn.pop()
 
-    def is_of_this_run(self, name: bytes) -> bool:
-        """Return whether it was made by this run, before or after a restart."""
-        return name.startswith(self._prefix)
+    def is_of_this_run(self, name: bytes, mark: bytes = b"") -> bool:
+        """Return whether it was made by this run, before or after a restart, with this mark."""
+        return name.startswith(self._of_run + mark)
 
 
 class TargetDirectory:
@@ -173,12 +176,12 @@ class TargetDirectory:
         """Return a name of this run that nothing else uses."""
         return self._names.fresh()
 
-    def remove_leftovers(self) -> int:
+    def remove_leftovers(self, mark: bytes = b"") -> int:
         """Remove what an earlier attempt of the same run left here, and return how many.
 
-        To be called before anything is created here.
+        To be called before anything is created here. `mark`: only names that have it.
         """
-        left = [name for name in self.names() if self._names.is_of_this_run(name)]
+        left = [name for name in self.names() if self._names.is_of_this_run(name, mark)]
         for name in left:
             self.discard(name)
         return len(left)

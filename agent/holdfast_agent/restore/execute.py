@@ -7,14 +7,15 @@ import stat as modes
 
 from holdfast_agent.crypto.keys import ContentHasher, DomainKeys, content_id
 from holdfast_agent.ports import Cancel
+from holdfast_agent.restore.bundles import Bundles, Data
 from holdfast_agent.restore.comparison import ContentCheck, metadata_differs, standing_of
 from holdfast_agent.restore.deletion import Deletion
+from holdfast_agent.restore.dictation import Dictation
 from holdfast_agent.restore.directory import TargetDirectory
 from holdfast_agent.restore.failures import KERNEL_ERRORS, EntryFailed
 from holdfast_agent.restore.metadata import Loss, What, apply
 from holdfast_agent.restore.nodes import make_link, make_node
 from holdfast_agent.restore.pipeline import Opened
-from holdfast_agent.restore.plain import PlainWriter
 from holdfast_agent.restore.removal import remove
 from holdfast_agent.restore.steps import (
     Bundle,
@@ -37,7 +38,7 @@ from holdfast_agent.snapshots.chunks import ChunkReader
 from holdfast_agent.snapshots.snapshot import Found, joined
 from holdfast_agent.sources.directory import open_handle, status_by_name
 from holdfast_agent.sources.findings import Reason
-from holdfast_agent.tree.entry import HOLE_CHUNK, Entry, EntryType, Extent, Stat
+from holdfast_agent.tree.entry import HOLE_CHUNK, Entry, EntryType, Extent
 from holdfast_contract.errors import Damaged
 from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.format.layout import Buffer
@@ -86,34 +87,47 @@ class Execution:
         reader: ChunkReader,
         check: ContentCheck,
         cancel: Cancel,
+        dictation: Dictation,
     ) -> None:
         self._tally = tally
         self._deletion = deletion
         self._keys = keys
         self._reader = reader
         self._check = check
-        self._cancel = cancel
+        self._bundles = Bundles(
+            tally, keys, dictation, cancel, long_way=self._long_way, leave=self._leave
+        )
         self._loosened: list[Level] = []
         self._writer: Writer | None = None
 
     def __call__(self, step: Step, opened: Opened) -> None:
-        """Do one step with its chunks at hand.
+        """Do one step with its chunks at hand, bundles until `settle` returns.
 
         Raises:
             NoSpace, Refused: the target is full or read-only.
             Cancelled: in the middle of a bundle.
         """
         if isinstance(step, Bundle):
-            self._bundle(step, opened)
+            if not step.level.is_lost:
+                self._bundles.write(step, opened.get(step.chunk))
         elif isinstance(step, Enter):
             self._enter(step.level)
         elif isinstance(step, Leave):
-            self._leave(step)
+            self._bundles.leave(step)
         elif not step.work.level.is_lost:
             self._entry(step, opened)
 
+    def settle(self) -> None:
+        """Do what was begun: chunks of earlier steps are not needed any more once this returns.
+
+        Raises:
+            NoSpace, Refused, Cancelled: as for one step.
+        """
+        self._bundles.settle()
+
     def close(self) -> None:
         """Remove an unfinished file, and give directories back the modes they had."""
+        self._bundles.close()
         if self._writer is not None:
             self._writer.abort()
         for level in self._loosened:
@@ -211,39 +225,13 @@ class Execution:
     def _home(self, work: FileWork) -> TargetDirectory:
         return work.level.target.directory(work.level.place)
 
-    def _bundle(self, step: Bundle, opened: Opened) -> None:
-        """Write ordinary files one after the other; the long way where one is not ordinary."""
-        level = step.level
-        if level.is_lost:
-            return
-        there, writer = opened.get(step.chunk), self._plain_writer(step)
-        data = None if there is None or isinstance(there, Damaged) else memoryview(there)
-        written: list[Stat] = []
-        try:
-            for stat, content in zip(step.stats, step.contents, strict=True):
-                self._cancel.check()
-                extent, losses = content.extents[0], None
-                if writer is not None and data is not None:
-                    start = extent.offset
-                    losses = writer.write(data[start : start + extent.length], stat, content)
-                if losses is None:
-                    found = Found(joined(level.path, stat.name), Entry(stat, content))
-                    work = FileWork(step.portion, level, found, content, Action.CREATE)
-                    self._entry(Whole(work, extent), opened)
-                    continue
-                written.append(stat)
-                if losses:
-                    self._tally.lost(joined(level.path, stat.name), losses)
-        finally:
-            self._tally.wrote(level.path, written)
-
-    def _plain_writer(self, step: Bundle) -> PlainWriter | None:
-        """Return what writes into the step's directory; None where it may hold the agent's own."""
-        try:
-            home = step.level.target.directory(step.level.place)
-        except EntryFailed:
-            return None
-        return PlainWriter(home, self._keys, step.portion.policy) if home.created else None
+    def _long_way(self, bundle: Bundle, number: int, data: Data) -> None:
+        """Write a file of a bundle like one that is none of its files, or tell why not."""
+        stat, content = bundle.stats[number], bundle.contents[number]
+        found = Found(joined(bundle.level.path, stat.name), Entry(stat, content))
+        work = FileWork(bundle.portion, bundle.level, found, content, Action.CREATE)
+        opened: Opened = {} if data is None else {bundle.chunk: data}
+        self._entry(Whole(work, content.extents[0]), opened)
 
     def _whole(self, work: FileWork, extent: Extent, opened: Opened) -> None:
         """Write a file of one part, and give it its name if that is its content."""

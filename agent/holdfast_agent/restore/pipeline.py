@@ -39,6 +39,9 @@ STEPS_MAX: Final = 2048
 _AHEAD: Final = 2
 """Batches that are fetched before their turn: where these are of two requests the server looks one
 up while the other comes in."""
+ROOMS: Final = _AHEAD + 2
+"""Memories of opened chunks where `settle` has something to do: of one batch the last files may
+still be written when the next one has its turn."""
 _TOGETHER_MAX: Final = 8
 """Batches whose chunks come by one request: a request costs the server as much as 8 MiB of chunks.
 What comes is read as far as there is room for it."""
@@ -59,6 +62,11 @@ def batch_bytes(memory_max: int) -> int:
     return max(MIB, min(12 * MIB, (memory_max - _RESTING_BYTES) // 12))
 
 
+def room_bytes(bytes_max: int) -> int:
+    """Return how long the memory for one batch of that many bytes is."""
+    return 2 * bytes_max
+
+
 @dataclass
 class _Batch(Generic[_Step]):
     steps: list[_Step] = field(default_factory=list)
@@ -70,6 +78,8 @@ class _Batch(Generic[_Step]):
     ids: list[bytes] = field(default_factory=list)
     """Of the chunks that are fetched for it."""
     fetch: Future[_Fetched] | None = None
+    room: Arena | None = None
+    """Where they are opened."""
     count: int = 0
     """Of steps, and of files of bundles."""
     cost: int = 0
@@ -104,7 +114,14 @@ class Pipeline(Generic[_Step]):
         *,
         cancel: Cancel,
         bytes_max: int,
+        rooms: Sequence[Arena] = (),
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
+        """`rooms` are the `ROOMS` memories of opened chunks, each of `room_bytes`; none: its own.
+
+        `settle` is called when the chunks of a batch that was executed are needed no longer than
+        until it returns.
+        """
         self.chunks = 0
         """So many were asked for."""
         self._reader = reader
@@ -121,9 +138,10 @@ class Pipeline(Generic[_Step]):
         """The last requests: those before them have been taken as a whole."""
         self._waiting: deque[_Batch[_Step]] = deque()
         """Batches under way, at most `_AHEAD` once `put` returns."""
-        # By turns: when the first of them is cleared its batch has been executed.
-        self._rooms = [Arena(2 * bytes_max) for _ in range(_AHEAD + 1)]
-        self._sealed = [Arena(2 * bytes_max) for _ in range(_AHEAD + 1)]
+        self._settle = settle
+        # By turns: when the first of them is cleared its batch has been executed, and settled.
+        self._rooms = rooms or [Arena(room_bytes(bytes_max)) for _ in range(_AHEAD + 1)]
+        self._sealed = [Arena(room_bytes(bytes_max)) for _ in range(_AHEAD + 1)]
         self._turns = 0
         self._thread = ThreadPoolExecutor(_AHEAD, thread_name_prefix="fetch")
 
@@ -144,6 +162,7 @@ class Pipeline(Generic[_Step]):
         self._ask()
         while self._waiting:
             self._run(self._waiting.popleft())
+        self._settle()
 
     def _close(self) -> None:
         """Let the filled batch wait until there are enough for a request."""
@@ -173,26 +192,33 @@ class Pipeline(Generic[_Step]):
         before: Future[_Fetched] | None = None
         for batch in batches:
             if batch.ids:
-                turn = self._turns % (_AHEAD + 1)
-                count = len(batch.ids)
-                before = batch.fetch = self._thread.submit(self._take, asked, count, turn, before)
+                batch.room = self._rooms[self._turns % len(self._rooms)]
+                sealed = self._sealed[self._turns % (_AHEAD + 1)]
                 self._turns += 1
+                batch.room.clear()
+                sealed.clear()
+                before = batch.fetch = self._thread.submit(
+                    self._take, asked, len(batch.ids), batch.room, sealed, before
+                )
             self._waiting.append(batch)
             if len(self._waiting) > _AHEAD:
                 self._run(self._waiting.popleft())
 
     def _take(
-        self, asked: Asked, count: int, turn: int, before: Future[_Fetched] | None
+        self,
+        asked: Asked,
+        count: int,
+        room: Arena,
+        sealed: Arena,
+        before: Future[_Fetched] | None,
     ) -> _Fetched:
         if before is not None:
             # The same answer: what comes first in it is taken first.
             before.result()
-        room, sealed = self._rooms[turn], self._sealed[turn]
-        room.clear()
-        sealed.clear()
         return asked.take(count, room.take, sealed.take)
 
     def _run(self, batch: _Batch[_Step]) -> None:
+        self._settle()
         opened = batch.carried
         opened.update(self._fetched(batch))
         for step in batch.steps:
@@ -200,7 +226,9 @@ class Pipeline(Generic[_Step]):
             self._execute(step, opened)
         if self._waiting:
             following = self._waiting[0]
-            following.carried = {chunk: _lasting(opened[chunk]) for chunk in following.shared}
+            following.carried = {
+                chunk: _lasting(opened[chunk], following.room) for chunk in following.shared
+            }
 
     def _fetched(self, batch: _Batch[_Step]) -> Opened:
         """Wait for the batch's chunks; where a request ended with damage, each is that damage."""
@@ -240,6 +268,15 @@ class Pipeline(Generic[_Step]):
             asked.close()
 
 
-def _lasting(opened: Buffer | Damaged) -> Buffer | Damaged:
-    """Return what a further batch may use: the memory of this one is used again."""
-    return bytes(opened) if isinstance(opened, memoryview) else opened
+def _lasting(opened: Buffer | Damaged, room: Arena | None) -> Buffer | Damaged:
+    """Return what a further batch may use: the memory of this one is used again, that is its own.
+
+    None: it has none.
+    """
+    if not isinstance(opened, memoryview):
+        return opened
+    if room is None:
+        return bytes(opened)
+    lasting = room.take(len(opened))
+    lasting[:] = opened
+    return lasting

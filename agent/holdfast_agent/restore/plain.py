@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from holdfast_agent.crypto.keys import DomainKeys, content_id
+from holdfast_agent.crypto.keys import ContentKey, DomainKeys, content_id
 from holdfast_agent.restore.directory import TargetDirectory, is_plain_name
 from holdfast_agent.restore.metadata import SETID_BITS, Loss, Policy, apply_plain, apply_wholly
 from holdfast_agent.restore.writer import NEW_FLAGS, NEW_MODE
@@ -65,7 +65,9 @@ def is_plain(stat: Stat, content: Content) -> bool:
 class PlainWriter:
     """Writes ordinary files into a directory that this run has made."""
 
-    def __init__(self, home: TargetDirectory, keys: DomainKeys, policy: Policy) -> None:
+    def __init__(
+        self, home: TargetDirectory, keys: DomainKeys | ContentKey, policy: Policy
+    ) -> None:
         assert home.created, "the agent's own files may stand in any other"
         self._home = home
         self._keys = keys
