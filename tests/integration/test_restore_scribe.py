@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -350,33 +350,44 @@ def test_a_directory_gets_its_time_after_the_last_file_in_it(
         assert (restored(bench) / f"d{number}").stat().st_mtime_ns == 1_400_000_000_000_000_000
 
 
-def test_told_to_stop_it_writes_no_further_file_and_says_which_are_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Here in this process: the order comes while the third of ten files is written."""
-    data = [b"content of %d" % number for number in range(10)]
-    at = [sum(map(len, data[:number])) for number in range(10)]
+CONTENTS = [b"content of %d" % number for number in range(10)]
+
+
+@pytest.fixture
+def charged(tmp_path: Path) -> Iterator[tuple[Scribe, socket.socket]]:
+    """Provide one in this process, and the socket by which it was told to write ten files."""
+    at = [sum(map(len, CONTENTS[:number])) for number in range(10)]
     arena = Arena(1000, is_shared=True)
     chunk = arena.take(500)
-    chunk[:] = b"".join(data).ljust(500)
-    file = EntryType.FILE
-    task = Task(
-        special=True, room=0, start=0, length=500,
-        stats=[Stat(b"f%d" % n, file, 0o640, len(data[n]), 5, 0, 1, 0) for n in range(10)],
-        contents=[
-            Content(
-                uid=os.geteuid(), gid=os.getegid(), content_id=content_id(KEYS, data[n]),
-                extents=(Extent(bytes(32), at[n], len(data[n])),),
-            )
-            for n in range(10)
-        ],
-    )  # fmt: skip
+    chunk[:] = b"".join(CONTENTS).ljust(500)
+    stats, contents = [], []
+    for number, data in enumerate(CONTENTS):
+        stats.append(Stat(b"f%d" % number, EntryType.FILE, 0o640, len(data), 5, 0, 1, 0))
+        extent = Extent(bytes(32), at[number], len(data))
+        found = content_id(KEYS, data)
+        uid, gid = os.geteuid(), os.getegid()
+        contents.append(Content(uid=uid, gid=gid, content_id=found, extents=(extent,)))
+    task = Task(special=True, room=0, start=0, length=500, stats=stats, contents=contents)
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    charge = Charge(KEYS.content, "run", [1000])
     home = os.open(tmp_path, os.O_RDONLY)
+    charge = Charge(KEYS.content, "run", [1000])
     socket.send_fds(ours, [msgspec.msgpack.encode(charge)], [arena.descriptor])
     socket.send_fds(ours, [msgspec.msgpack.encode(task)], [home])
-    scribe, rename = Scribe(its), os.rename
+    scribe = Scribe(its)
+    yield scribe, ours
+    if scribe._home is not None:
+        scribe._home.close()
+    os.close(home)
+    arena.close()
+    for one in (ours, its):
+        one.close()
+
+
+def test_told_to_stop_it_writes_no_further_file_and_says_which_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, charged: tuple[Scribe, socket.socket]
+) -> None:
+    """The order comes while the third of ten files is written."""
+    (scribe, ours), rename = charged, os.rename
 
     def stop(old: bytes, new: bytes, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         if new == b"f2":
@@ -389,10 +400,19 @@ def test_told_to_stop_it_writes_no_further_file_and_says_which_are_there(
     answer = msgspec.msgpack.decode(ours.recv(1000), type=Answer)
     assert answer == Answer([3, 4, 5, 6, 7, 8, 9], [])
     assert sorted(os.listdir(tmp_path)) == ["f0", "f1", "f2"]
-    assert [(tmp_path / f"f{n}").read_bytes() for n in range(3)] == data[:3]
-    assert scribe._home is not None
-    scribe._home.close()
-    os.close(home)
-    arena.close()
-    for one in (ours, its):
-        one.close()
+    assert [(tmp_path / f"f{n}").read_bytes() for n in range(3)] == CONTENTS[:3]
+
+
+@pytest.mark.parametrize("parents", [(7, 7), (7, 1)])
+def test_what_one_who_was_killed_had_told_is_left_to_the_next_attempt(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    charged: tuple[Scribe, socket.socket],
+    parents: tuple[int, int],
+) -> None:
+    (scribe, ours), ids = charged, iter(parents)
+    monkeypatch.setattr(os, "getppid", lambda: next(ids, parents[-1]))
+    ours.shutdown(socket.SHUT_WR)
+    scribe.serve()
+    is_orphan = parents[0] != parents[1]
+    assert len(os.listdir(tmp_path)) == (0 if is_orphan else len(CONTENTS))

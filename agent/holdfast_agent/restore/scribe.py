@@ -92,10 +92,12 @@ class Scribe:
         rooms = [_mapped(*pair) for pair in zip(descriptors, charge.rooms, strict=True)]
         key, names = ContentKey(charge.key), TemporaryNames(charge.run, os.urandom, SCRIBE_MARK)
         decode = msgspec.msgpack.Decoder(Task).decode
+        parent = os.getppid()
         self._connection.send(b"\0")
         while not self._stops:
             message, descriptors, _, _ = socket.recv_fds(self._connection, MESSAGE_BYTES_MAX, 1)
-            if not message:
+            # What was told by one who is killed can be read still: the job goes on without it.
+            if not message or os.getppid() != parent:
                 return
             task = decode(message)
             if descriptors:
