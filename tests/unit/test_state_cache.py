@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 
 from holdfast_agent.state import cache_tables
 from holdfast_agent.state.cache import CacheHeader, TreeCache
+from holdfast_agent.state.cache_tables import TABLES_VERSION
 from holdfast_agent.state.directory import StateDirectory
 from holdfast_agent.tree.known import KnownTreeLost, NewPage
-from tests.support.samples import ids, noise
+from holdfast_agent.tree.page import decode_page, encode_page, encode_stat_part
+from tests.support.samples import OWN_CHUNK, ids, noise, sample_entries
 
 
 @pytest.fixture
@@ -151,6 +154,14 @@ def test_content_is_found_by_its_id(cache: TreeCache) -> None:
     assert cache.rows_with_content(noise("no content")) == []
 
 
+def test_content_is_not_found_across_two_records(cache: TreeCache) -> None:
+    first = bytes(4) + noise("first", 28)
+    fill(cache, page(b"/a", b"x")._replace(content_ids=(first, noise("second"))))
+    (row,) = cache.rows_with_content(first)
+    across = first[4:12] + row.to_bytes(4, "big")
+    assert cache.rows_with_content(across + bytes(20)) == []
+
+
 def test_index_of_contents_is_merged_and_forgets_what_is_gone(cache: TreeCache) -> None:
     for number in range(12):
         cache.begin()
@@ -166,6 +177,88 @@ def test_index_of_contents_is_merged_and_forgets_what_is_gone(cache: TreeCache) 
     standing = [n for n in range(12) if cache.rows_with_content(noise(f"content {n}"))]
     assert 11 in standing and 0 not in standing
     assert cache_tables.CONTENT_RECORD_BYTES == 16
+
+
+def test_page_that_takes_a_number_is_found_by_what_was_found_under_it(cache: TreeCache) -> None:
+    both = page(b"/a", b"x", "kept")._replace(content_ids=(noise("kept"), noise("gone")))
+    fill(cache, both, page(b"/b", b"x", "other"))
+    (old,) = cache.pages(b"/a")
+    new = page(b"/a", b"y", "new")._replace(takes_row=old.row, stale=1)
+    cache.begin()
+    cache.drop(old.row)
+    cache.put(new)
+    cache.put(page(b"/c", b"x"))
+    cache.finish(header("two"), ids(1))
+    cache.apply()
+    (found,) = cache.pages(b"/a")
+    assert (found.row, found.data, found.stale) == (old.row, new.data, 1)
+    assert cache.rows_with_content(noise("kept")) == [old.row]
+    assert cache.rows_with_content(noise("new")) == [old.row]
+    # A hint: who follows it does not find the content in the page.
+    assert cache.rows_with_content(noise("gone")) == [old.row]
+    assert len({known.row for known in cache.below(b"/")}) == 3
+
+
+def test_index_of_contents_has_few_runs_however_many_backups_there_were(cache: TreeCache) -> None:
+    fill(cache, *(page(b"/a", b"%05d" % n, f"first {n}") for n in range(3000)))
+    runs = []
+    for number in range(40):
+        cache.begin()
+        for n in range(10):
+            cache.put(page(b"/d%02d" % number, b"%d" % n, f"content {number} {n}"))
+        cache.finish(header(str(number)), ids(1))
+        cache.apply()
+        runs += cache._db.execute("SELECT COUNT(DISTINCT run) FROM main.contents").fetchone()
+    # The first is much longer than all others together: it stays as it was.
+    assert (max(runs), runs[-1]) == (2, 2)
+    for number, n in ((0, 0), (17, 9), (39, 5)):
+        (row,) = cache.rows_with_content(noise(f"content {number} {n}"))
+        found = cache.page(row)
+        assert found is not None and found.data == b"page of /d%02d%d" % (number, n)
+    assert len(cache.rows_with_content(noise("first 7"))) == 1
+
+
+def test_page_that_changed_on_the_disk_is_never_opened(
+    cache: TreeCache, state: StateDirectory
+) -> None:
+    stats, contents = sample_entries()
+    data = encode_page(encode_stat_part(stats), contents)
+    fill(cache, page(b"/a", b"x")._replace(data=data, chunk=OWN_CHUNK, offset=5000))
+    (found,) = cache.pages(b"/a")
+    assert list(found.opened().stats) == stats == list(found.decoded().stats)
+    cache.close()
+    path = state.path / "cache.sqlite"
+    # One bit of a content id: nothing about it shows that it is another.
+    content_id = next(content.content_id for content in contents if content.content_id)
+    stored = path.read_bytes()
+    assert stored.count(content_id) == 1
+    flipped = bytes([content_id[0] ^ 1]) + content_id[1:]
+    path.write_bytes(stored.replace(content_id, flipped))
+    changed = TreeCache(state)
+    (found,) = changed.pages(b"/a")
+    assert decode_page(found.data, OWN_CHUNK, 5000).stats == tuple(stats)
+    for read in (found.opened, found.decoded):
+        with pytest.raises(KnownTreeLost):
+            read()
+    changed.close()
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_cache_of_other_tables_is_thrown_away(state: StateDirectory, version: int) -> None:
+    cache = TreeCache(state)
+    fill(cache, page(b"/a", b"x"))
+    cache.close()
+    with sqlite3.connect(state.path / "cache.sqlite") as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (TABLES_VERSION,)
+        db.execute(f"PRAGMA user_version = {version}")
+    db.close()
+    later = TreeCache(state)
+    assert (later.header(), data(later, b"/a")) == (None, [])
+    fill(later, page(b"/a", b"y"))
+    later.close()
+    again = TreeCache(state)
+    assert (again.header(), data(again, b"/a")) == (header(), [b"page of /ay"])
+    again.close()
 
 
 def test_ids_of_blocks_come_back_whole_however_long(cache: TreeCache) -> None:

@@ -19,9 +19,14 @@ from holdfast_agent.engine.drafts import ChunkDraft, Parts, Place, batches
 from holdfast_agent.engine.entries import (
     DirectoryDraft,
     EntryDraft,
+    Item,
+    KeptRun,
     OldPage,
     PageDraft,
     PageSlot,
+    entry_count,
+    stats_of,
+    taken_apart,
 )
 from holdfast_agent.engine.files import FileContents
 from holdfast_agent.engine.groups import TreeGroups
@@ -46,6 +51,7 @@ from holdfast_agent.tree.entry import (
 )
 from holdfast_agent.tree.known import KnownPage, KnownTree, NewPage
 from holdfast_agent.tree.page import encode_page, encode_stat_part, page_ids
+from holdfast_agent.tree.rows import RowRun
 from holdfast_contract.errors import TooLarge
 
 QUEUED_ENTRIES_MAX: Final = 4_000
@@ -134,24 +140,28 @@ class Assembly:
     def add(self, page: PageDraft) -> None:
         """Queue a page; its slot is filled when its turn comes."""
         self._queue.append(page)
-        self._queued += len(page.entries)
+        self._queued += entry_count(page.entries)
         if self._queued > QUEUED_ENTRIES_MAX:
             self.finish_pages()
 
-    def drop(self, old: OldPage) -> None:
-        """Take a page of the parent out of the tree."""
+    def drop(self, old: OldPage, kept: Iterable[KeptRun] = ()) -> None:
+        """Take a page of the parent out of the tree; the entries of `kept` go on to be used."""
         self._known.drop(old.known.row)
         self._usage.used[old.known.chunk] -= len(old.known.data)
-        self._usage.count(old.page.contents, -1)
+        start = 0
+        for run in (*kept, None):
+            end = len(old.page.stats) if run is None else run.start
+            self._usage.count((content for _, content in old.entries(start, end)), -1)
+            start = 0 if run is None else run.end
 
     def finish_pages(self) -> None:
         """Make every queued page."""
-        if any(entry.doubt for page in self._queue for entry in page.entries):
+        if any(entry.doubt for page in self._queue for entry in _drafts(page.entries)):
             self._settle()
         self._files.close_bundle()
         while self._queue:
             page = self._queue.popleft()
-            self._queued -= len(page.entries)
+            self._queued -= entry_count(page.entries)
             self._finish(page)
 
     def finish(self) -> None:
@@ -165,7 +175,8 @@ class Assembly:
 
     # --- one page ---
     def _finish(self, page: PageDraft) -> None:
-        entries = [entry for entry in page.entries if not entry.is_gone]
+        items = [item for item in page.entries if isinstance(item, KeptRun) or not item.is_gone]
+        entries = _drafts(items)
         waiting = [
             entry.parts
             for entry in entries
@@ -173,7 +184,7 @@ class Assembly:
         ]
         if waiting:
             self._shipping.wait_for(lambda: all(parts.is_resolved for parts in waiting))
-        if not self._is_same(page, entries):
+        if not self._is_same(page, items):
             for entry in entries:
                 parts = entry.parts
                 if (
@@ -183,21 +194,31 @@ class Assembly:
                 ):
                     self._spill(entry, page.extra)
             if page.old is not None:
-                self.drop(page.old)
-            if entries:
-                self._make(page, entries)
-        self._count(entries)
+                self.drop(page.old, _runs(items))
+            if items:
+                self._make(page, items)
+        self._count(items)
         if page.is_last:
             self._groups.end_of_directory(page.directory.path)
 
-    def _is_same(self, page: PageDraft, entries: Sequence[EntryDraft]) -> bool:
+    def _is_same(self, page: PageDraft, items: Sequence[Item]) -> bool:
         """Keep the parent's page if the entries came out as it has them; tell whether."""
         old = page.old
-        if old is None or len(old.page.stats) != len(entries) or old.known.chunk in self._avoid:
+        if old is None or old.known.chunk in self._avoid:
             return False
-        for entry, stat, content in zip(entries, old.page.stats, old.page.contents, strict=True):
-            if entry.stat != stat or not self._is_same_content(entry, content):
+        if len(old.page.stats) != entry_count(items):
+            return False
+        at = 0
+        for item in items:
+            if isinstance(item, KeptRun):
+                if item.start != at:
+                    return False
+                at = item.end
+                continue
+            stat, content = old.entry(at)
+            if item.stat != stat or not self._is_same_content(item, content):
                 return False
+            at += 1
         known = old.known
         page.slot.places.append((known.chunk, known.offset, len(known.data)))
         self._refer(known.chunk, known.data, tuple(old.extra.items()))
@@ -214,17 +235,21 @@ class Assembly:
             extents = entry.parts.as_extents() if entry.parts is not None else ()
         return msgspec.structs.replace(entry.content, extents=extents) == content
 
-    def _make(self, page: PageDraft, entries: list[EntryDraft]) -> None:
-        stat_part = encode_stat_part([entry.stat for entry in entries])
-        contents: list[Content] = []
+    def _make(self, page: PageDraft, items: Sequence[Item]) -> None:
+        stat_part = encode_stat_part(stats_of(items))
+        contents: list[Content | RowRun] = []
 
         def encode() -> bytes:
-            contents[:] = map(self._content, entries)
+            contents[:] = map(self._content, items)
             return encode_page(stat_part, contents)
 
         try:
             place, data = self._groups.put(encode)
         except TooLarge:
+            for run in _runs(items):
+                # Counted with the others of their page from here on.
+                self._usage.count((content for _, content in run.entries()), -1)
+            entries = taken_apart(items)
             if len(entries) == 1:
                 raise
             half = len(entries) // 2
@@ -232,10 +257,12 @@ class Assembly:
             self._make(page, entries[half:])
             return
         page.slot.places.append(place)
-        self._note(page, entries, contents, place, data)
+        self._note(page, items, contents, place, data)
 
-    def _content(self, entry: EntryDraft) -> Content:
+    def _content(self, entry: Item) -> Content | RowRun:
         """Return the content part as it stands in a page that goes into the open group."""
+        if isinstance(entry, KeptRun):
+            return RowRun(entry.old.page, entry.start, entry.end)
         content = entry.content
         if entry.attribute_blocks:
             blocks = self._groups.extents(entry.attribute_blocks)
@@ -316,29 +343,39 @@ class Assembly:
     def _note(
         self,
         page: PageDraft,
-        entries: Sequence[EntryDraft],
-        contents: Sequence[Content],
+        items: Sequence[Item],
+        contents: Sequence[Content | RowRun],
         place: Place,
         data: bytes,
     ) -> None:
-        spilled = [entry.stat.name for entry, c in zip(entries, contents, strict=True) if c.spill]
+        made = [content for content in contents if not isinstance(content, RowRun)]
+        spilled = [
+            entry.stat.name for entry, c in zip(_drafts(items), made, strict=True) if c.spill
+        ]
         extra = tuple((name, page.extra[name]) for name in spilled)
+        first, last = stats_of(items[:1])[0], stats_of(items[-1:])[-1]
+        found = {content.content_id for content in made}
+        takes_row, stale = _number_of(page.old, _runs(items))
+        if takes_row is None:
+            found.update(row.content_id for run in _runs(items) for row in run.rows)
         new = NewPage(
             directory=page.directory.path,
-            first=entries[0].stat.name,
-            last=entries[-1].stat.name,
+            first=first.name,
+            last=last.name,
             chunk=b"",
             offset=place[1],
             data=data,
             extra=extra,
-            content_ids=tuple({c.content_id for c in contents if c.content_id}),
-            has_links=any(content.link_group for content in contents),
+            content_ids=tuple(found - {b""}),
+            has_links=any(content.link_group for content in made),
+            takes_row=takes_row,
+            stale=stale,
         )
         self._unplaced.append(new)
         self.refs.add(page_ids(data))
         for _, ids in extra:
             self.refs.add_joined(ids)
-        self._usage.count(contents, 1)
+        self._usage.count(made, 1)
 
     def _group_closed(self, group: bytes, size: int) -> None:
         self.refs.add((group,))
@@ -355,24 +392,16 @@ class Assembly:
         for _, ids in extra:
             self.refs.add_joined(ids)
 
-    def _count(self, entries: Sequence[EntryDraft]) -> None:
+    def _count(self, items: Sequence[Item]) -> None:
         tally = self._tally
-        new = unmodified = own = own_bytes = 0
-        for entry in entries:
+        for run in _runs(items):
+            count = run.end - run.start
+            tally.files += count
+            tally.files_unmodified += count
+            tally.bytes_logical += run.size
+        new = unmodified = 0
+        for entry in _drafts(items):
             stat, old = entry.stat, entry.old
-            # Most of a page that has changed: the walk took the parent's entry as it is.
-            if (
-                old is not None
-                and stat is old[0]
-                and entry.content is old[1]
-                and entry.parts is None
-                and not entry.content.link_group
-                and not stat.flags
-                and stat.type != _DIRECTORY
-            ):
-                own += 1
-                own_bytes += stat.size
-                continue
             if stat.type == _DIRECTORY:
                 tally.dirs += not stat.flags & _IMPLIED
                 continue
@@ -390,10 +419,29 @@ class Assembly:
             else:
                 tally.files_changed += 1
             tally.bytes_changed += counted
-        tally.files += own
-        tally.bytes_logical += own_bytes
         tally.files_new += new
-        tally.files_unmodified += unmodified + own
+        tally.files_unmodified += unmodified
+
+
+def _drafts(items: Iterable[Item]) -> list[EntryDraft]:
+    return [item for item in items if isinstance(item, EntryDraft)]
+
+
+def _runs(items: Iterable[Item]) -> list[KeptRun]:
+    return [item for item in items if isinstance(item, KeptRun)]
+
+
+def _number_of(old: OldPage | None, runs: Sequence[KeptRun]) -> tuple[int | None, int]:
+    """Return the parent's page whose number a new page takes, and the stale contents under it.
+
+    It takes none where contents would have to be noted that are not in hand, or where it is better
+    to note all of them anew: as many are stale as the parent's page has.
+    """
+    if old is None or not runs:
+        return None, 0
+    count = len(old.page.stats)
+    stale = old.known.stale + count - entry_count(runs)
+    return (old.known.row, stale) if stale <= count else (None, 0)
 
 
 def _is_cut(parts: Parts | None) -> bool:

@@ -22,8 +22,8 @@ from holdfast_agent.engine.shipping import Piece, Shipping
 from holdfast_agent.engine.source import Reader
 from holdfast_agent.tree.block import extents_of
 from holdfast_agent.tree.entry import HOLE_CHUNK, Content, EntryType, Extent, Stat
-from holdfast_agent.tree.known import KnownTree, KnownTreeLost
-from holdfast_agent.tree.page import Page, decode_page
+from holdfast_agent.tree.known import KnownTree
+from holdfast_agent.tree.page import Page
 from holdfast_contract.errors import Cancelled, HoldfastError, NotFound
 from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.format.layout import Buffer
@@ -271,12 +271,7 @@ class FileContents:
 
     def _page(self, row: int) -> Page | None:
         known = self._known.page(row)
-        if known is None:
-            return None
-        try:
-            return decode_page(known.data, ChunkId(known.chunk), known.offset)
-        except HoldfastError as exc:
-            raise KnownTreeLost("a cached page cannot be decoded") from exc
+        return None if known is None else known.decoded()
 
     # --- large files ---
     def _read_large(self, reader: Reader, size: int, old: OldEntry | None) -> FileContent:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final, Protocol
 
 from holdfast_agent.engine.entries import (
     DirectoryDraft,
     EntryDraft,
+    Item,
+    KeptRun,
     OldEntry,
     OldPage,
     PageDraft,
     PageSlot,
+    entry_count,
+    stats_of,
+    taken_apart,
 )
 from holdfast_agent.tree.entry import EntryType, Stat
-from holdfast_agent.tree.known import KnownPage, KnownTree, KnownTreeLost
-from holdfast_agent.tree.page import PAGE_ENTRIES_MAX, cut_pages, decode_page, page_ids
-from holdfast_contract.errors import HoldfastError
-from holdfast_contract.ids import ChunkId
+from holdfast_agent.tree.known import KnownPage, KnownTree
+from holdfast_agent.tree.page import PAGE_ENTRIES_MAX, cut_pages, page_ids
 
 _DIRECTORY: Final = int(EntryType.DIRECTORY)
 
@@ -66,11 +70,15 @@ class Paging:
         named = (*content.extents, *content.xattr_blocks)
         return any(extent.chunk in self._avoid for extent in named) or _touched(extra, self._avoid)
 
+    def touched(self, old: OldPage) -> AbstractSet[int]:
+        """Return the indices of a page's entries whose extents lie in a chunk to be avoided."""
+        return old.page.naming(self._avoid) if self._avoid else frozenset()
+
     # --- what the snapshot gets ---
     def add_stretch(
         self,
         draft: DirectoryDraft,
-        entries: list[EntryDraft],
+        items: list[Item],
         old: OldPage,
         *,
         takes_place: bool,
@@ -81,9 +89,10 @@ class Paging:
         `takes_place`: no entry of another page is among them, so that the old one may stay if they
         are equal.
         """
-        if takes_place and entries and self._ends(entries, is_end=is_end) == [len(entries)]:
-            self.add(draft, entries, old, is_last=is_end)
+        if takes_place and self._is_one_page(items, is_end=is_end):
+            self.add(draft, items, old, is_last=is_end)
             return []
+        entries = taken_apart(items)
         self.drop(draft, old)
         if not is_end:
             return self.add_ended(draft, entries)
@@ -104,6 +113,18 @@ class Paging:
         for end in self._ends(entries, is_end=True):
             self.add(draft, entries[start:end], None, is_last=end == len(entries))
             start = end
+
+    def _is_one_page(self, items: Sequence[Item], *, is_end: bool) -> bool:
+        """Tell whether entries make exactly one page that ends with them.
+
+        Between entries that were neighbours in the parent's page none ended.
+        """
+        if not 0 < entry_count(items) <= PAGE_ENTRIES_MAX:
+            return False
+        names = [item.stat.name for item in items[:-1] if isinstance(item, EntryDraft)]
+        if any(map(self._is_cut, names)):
+            return False
+        return is_end or self._is_cut(stats_of(items[-1:])[-1].name)
 
     def _ends(self, entries: list[EntryDraft], *, is_end: bool) -> list[int]:
         """Return where pages end; behind the last of them a page may be open, unless `is_end`."""
@@ -133,7 +154,7 @@ class Paging:
     def add(
         self,
         draft: DirectoryDraft,
-        entries: list[EntryDraft],
+        entries: Sequence[Item],
         old: OldPage | None,
         *,
         is_last: bool,
@@ -145,6 +166,8 @@ class Paging:
         extra = {} if old is None else dict(old.extra)
         for entry in entries:
             # Entries of another page that were not touched bring their blocks along.
+            if isinstance(entry, KeptRun):
+                continue
             if entry.content.spill and entry.old is not None and entry.stat.name not in extra:
                 extra[entry.stat.name] = self._extra_of(draft.path, entry.stat.name)
         self._pages.add(PageDraft(draft, slot, entries, old, extra, is_last))
@@ -160,11 +183,11 @@ class Paging:
         draft.is_kept = False
         self._pages.drop(old)
 
-    def drop_vanished(self, path: bytes, before: dict[bytes, OldEntry]) -> None:
+    def drop_vanished(self, path: bytes, vanished: Iterable[Stat]) -> None:
         """Take what lies below vanished directories of `path` out of the tree."""
-        for name, (stat, _) in before.items():
+        for stat in vanished:
             if stat.type == _DIRECTORY:
-                self.drop_below(path_below(path, name))
+                self.drop_below(path_below(path, stat.name))
 
     def drop_below(self, path: bytes) -> None:
         """Take the directory `path` and everything below it out of the tree."""
@@ -177,17 +200,20 @@ class Paging:
         Raises:
             KnownTreeLost: the cache does not hold what was put into it.
         """
-        try:
-            page = decode_page(known.data, ChunkId(known.chunk), known.offset)
-        except HoldfastError as exc:
-            raise KnownTreeLost("a cached page cannot be decoded") from exc
+        page = known.opened()
         extra = dict(self._known.block_ids(known.row)) if known.has_extra else {}
         return OldPage(known, page, extra)
 
 
-def rows_of(old: OldPage) -> Sequence[OldEntry]:
-    """Return the entries of a page, in order."""
-    return list(zip(old.page.stats, old.page.contents, strict=True))
+def with_last(pages: Iterable[KnownPage]) -> Iterator[tuple[KnownPage, bool]]:
+    """Yield each page and whether it is the last."""
+    before: KnownPage | None = None
+    for page in pages:
+        if before is not None:
+            yield before, False
+        before = page
+    if before is not None:
+        yield before, True
 
 
 def path_below(path: bytes, name: bytes) -> bytes:

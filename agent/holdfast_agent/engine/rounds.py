@@ -16,9 +16,11 @@ from holdfast_agent.engine.drafts import ChunkDraft, known_id
 from holdfast_agent.engine.entries import (
     DirectoryDraft,
     EntryDraft,
+    KeptRun,
     OldEntry,
     OldPage,
     PageDraft,
+    entry_count,
 )
 from holdfast_agent.engine.files import FileContents
 from holdfast_agent.engine.shipping import Piece, Shipping
@@ -151,8 +153,14 @@ class _DryPages:
 
     def add(self, page: PageDraft) -> None:
         """Count the entries."""
-        for entry in page.entries:
-            self._count(entry)
+        for item in page.entries:
+            if isinstance(item, KeptRun):
+                count = entry_count([item])
+                self._tally.files += count
+                self._tally.files_unmodified += count
+                self._tally.bytes_logical += item.size
+            else:
+                self._count(item)
 
     def _count(self, entry: EntryDraft) -> None:
         tally = self._tally

@@ -7,17 +7,23 @@ its turn to be read again, or it touches a chunk that is to be avoided.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from collections.abc import Generator, Sequence
+from typing import Final, NamedTuple, TypeAlias
 
 from holdfast_agent.engine.context import BackupContext
 from holdfast_agent.engine.entries import (
     DirectoryDraft,
+    Entries,
     EntryDraft,
+    Item,
+    KeptRun,
     OldEntry,
     OldPage,
+    entry_count,
+    taken_apart,
 )
-from holdfast_agent.engine.paging import Pages, Paging, path_below, rows_of
+from holdfast_agent.engine.paging import Pages, Paging, path_below, with_last
+from holdfast_agent.engine.parent import ParentEntries
 from holdfast_agent.engine.source import AtRest, Listing, Place, Row, Source, Unreadable
 from holdfast_agent.engine.tally import Tally
 from holdfast_agent.engine.turn import Turn
@@ -39,24 +45,6 @@ _Forest: TypeAlias = "dict[bytes, _Forest | bytes]"
 """Directories above the backup's paths: name -> what lies below, or the path itself."""
 
 
-class Entries(Protocol):
-    """What makes entries (`visit`, or a dry run that reads nothing)."""
-
-    def plain(self, place: Place, stats: Sequence[Stat], at: int) -> list[EntryDraft]:
-        """Return the entries of names from `at` on that need no closer look; mostly several."""
-
-    def entry(self, place: Place, stat: Stat, old: OldEntry | None) -> EntryDraft | None:
-        """Return the entry of anything but a directory; None when it is gone."""
-
-    def described(self, place: Place, stat: Stat, old: OldEntry | None) -> EntryDraft | None:
-        """Return the entry of a directory, without what is below it."""
-
-    def skipped(
-        self, place: Place, stat: Stat, why: Unreadable, old: OldEntry | None
-    ) -> EntryDraft:
-        """List a name; return the entry that only says that it was there."""
-
-
 class _Stretch(NamedTuple):
     """Names of a directory that stand where the parent has a page."""
 
@@ -67,21 +55,10 @@ class _Stretch(NamedTuple):
     """The first names of it, usually all."""
     pending: list[EntryDraft]
     """Entries before it whose page has not ended."""
-    drafts: list[EntryDraft] | None = None
+    items: list[Item] | None = None
     """Its entries, where they are known already."""
     old: OldPage | None = None
     """The page itself, where it is decoded already."""
-
-
-def _with_last(pages: Iterable[KnownPage]) -> Iterator[tuple[KnownPage, bool]]:
-    """Yield each page and whether it is the last."""
-    before: KnownPage | None = None
-    for page in pages:
-        if before is not None:
-            yield before, False
-        before = page
-    if before is not None:
-        yield before, True
 
 
 class Walk:
@@ -166,7 +143,7 @@ class Walk:
     def _implied(self, level: _Forest, path: bytes) -> Steps:
         draft = DirectoryDraft(path)
         olds = [self._paging.decoded(page) for page in self._known.pages(path)]
-        before = {stat.name: (stat, content) for old in olds for stat, content in rows_of(old)}
+        before = {entry[0].name: entry for old in olds for entry in old.entries()}
         drafts: list[EntryDraft] = []
         for name in sorted(level):
             below, here = level[name], path_below(path, name)
@@ -178,7 +155,7 @@ class Walk:
             stat = Stat(name, _DIRECTORY, 0o755, 0, 0, 0, 0, int(EntryFlag.IMPLIED))
             child = yield self._implied(below, here)
             drafts.append(EntryDraft(stat, Content(), child=child, old=old))
-        self._paging.drop_vanished(path, before)
+        self._paging.drop_vanished(path, (stat for stat, _ in before.values()))
         self._paging.end(draft, drafts, olds)
         return draft
 
@@ -223,7 +200,7 @@ class Walk:
                 return draft
             is_kept = True
             pending: list[EntryDraft] = []
-            for known, is_last in _with_last(self._known.pages(path)):
+            for known, is_last in with_last(self._known.pages(path)):
                 self._cancel.check()
                 part = listing.take(known.last, PAGE_ENTRIES_MAX)
                 ends = not listing.has(known.last)
@@ -232,11 +209,11 @@ class Walk:
                     ends = ends and self._paging.is_full(part)
                 stretch = _Stretch(draft, known.last, part, pending)
                 if ends and not pending and self._is_unchanged(path, part, known):
-                    drafts, old = yield from self._unless_kept(place, draft, part, known, depth)
+                    items, old = yield from self._unless_kept(place, draft, part, known, depth)
                     if old is None:
                         self._list(listing)
                         continue
-                    stretch = stretch._replace(drafts=drafts, old=old)
+                    stretch = stretch._replace(items=items, old=old)
                 is_kept = False
                 pending = yield from self._stretch(place, listing, stretch, known, depth)
             yield from self._rest(place, draft, listing, pending, depth)
@@ -268,7 +245,7 @@ class Walk:
         part: Sequence[Stat],
         known: KnownPage,
         depth: int,
-    ) -> Generator[Steps, DirectoryDraft, tuple[list[EntryDraft], OldPage | None]]:
+    ) -> Generator[Steps, DirectoryDraft, tuple[list[Item], OldPage | None]]:
         """Keep an unchanged page if nothing below it has changed; otherwise return its entries."""
         children: dict[bytes, DirectoryDraft | Unreadable] = {}
         for stat in part:
@@ -278,17 +255,22 @@ class Walk:
             self._keep(draft, part, known, len(children))
             return [], None
         old = self._paging.decoded(known)
-        drafts = []
-        for stat, content in rows_of(old):
-            before = (stat, content)
-            child = children.get(stat.name)
+        items: list[Item] = []
+        start = 0
+        for index in sorted(old.page.bound()):
+            if start < index:
+                items.append(KeptRun(old, start, index))
+            start = index + 1
+            before = old.entry(index)
+            child = children.get(before[0].name)
             if isinstance(child, Unreadable):
-                drafts.append(self._entries.skipped(place, stat, child, before))
-                continue
-            drafts.append(EntryDraft(stat, content, child=child, old=before))
-            if child is None:
-                self._progress.add(files=1, bytes=stat.size)
-        return drafts, old
+                items.append(self._entries.skipped(place, before[0], child, before))
+            else:
+                items.append(EntryDraft(*before, child=child, old=before))
+        if start < len(part):
+            items.append(KeptRun(old, start, len(part)))
+        self._progress.add(files=len(part) - len(children), bytes=sum([stat.size for stat in part]))
+        return items, old
 
     def _keep(
         self, draft: DirectoryDraft, part: Sequence[Stat], known: KnownPage, directories: int
@@ -301,7 +283,7 @@ class Walk:
         tally.files_unmodified += files
         before = tally.bytes_logical
         if known.has_links:
-            for stat, content in rows_of(self._paging.decoded(known)):
+            for stat, content in self._paging.decoded(known).entries():
                 tally.add_bytes(stat.size, content.link_group)
         else:
             tally.bytes_logical += sum(stat.size for stat in part)
@@ -322,29 +304,25 @@ class Walk:
         self, place: Place, listing: Listing, stretch: _Stretch, known: KnownPage, depth: int
     ) -> Generator[Steps, DirectoryDraft, list[EntryDraft]]:
         """Make the entries in place of a page of the parent; return those whose page is open."""
-        draft, last, part, pending, drafts, old = stretch
+        draft, last, part, pending, items, old = stretch
         if old is None:
             old = self._paging.decoded(known)
         takes_place = not pending
-        entries = pending
-        if drafts is not None:
-            entries = drafts
-        else:
-            before = {stat.name: (stat, content) for stat, content in rows_of(old)}
-            entries += yield from self._entries_of(
-                place, draft.path, part, before, old.extra, depth
-            )
+        if items is None:
+            before = ParentEntries(old, self._paging.touched(old))
+            items = [
+                *pending,
+                *(yield from self._entries_of(place, draft.path, part, before, depth)),
+            ]
             # More names than a page can have: they go on their way page by page.
             while listing.has(last):
-                entries = self._paging.add_ended(draft, entries)
+                items = [*self._paging.add_ended(draft, taken_apart(items))]
                 part = listing.take(last, PAGE_ENTRIES_MAX)
-                entries += yield from self._entries_of(
-                    place, draft.path, part, before, old.extra, depth
-                )
-            self._paging.drop_vanished(draft.path, before)
+                items += yield from self._entries_of(place, draft.path, part, before, depth)
+            self._paging.drop_vanished(draft.path, before.vanished())
         self._list(listing)
         return self._paging.add_stretch(
-            draft, entries, old, takes_place=takes_place, is_end=not listing.has()
+            draft, items, old, takes_place=takes_place, is_end=not listing.has()
         )
 
     def _entries_of(
@@ -352,49 +330,52 @@ class Walk:
         place: Place,
         path: bytes,
         part: Sequence[Stat],
-        before: dict[bytes, OldEntry],
-        blocks: Mapping[bytes, bytes],
+        before: ParentEntries,
         depth: int,
-    ) -> Generator[Steps, DirectoryDraft, list[EntryDraft]]:
-        """Return the entries of some names; what the parent had of them is taken from `before`."""
-        if not before:
-            return (yield from self._new_entries(place, path, part, depth))
+    ) -> Generator[Steps, DirectoryDraft, list[Item]]:
+        """Return the entries of some names, beside what the parent had up to the last of them."""
+        items: list[Item] = []
+        runs: list[KeptRun] = []
         due = self._turn.due(path, part)
-        drafts = []
-        untold = unchanged = unchanged_bytes = 0
+        alike = before.alike(due)
+        start = at = before.at
+        untold = 0
         check = self._cancel.check
         entry_of = self._entries.entry
-        avoids = self._avoids
+        check()
         for stat in part:
-            check()
-            known = before.pop(stat.name, None)
-            if (
-                known is not None
-                and known[0] == stat
-                and stat.type != _DIRECTORY
-                and not stat.flags
-                and stat.name not in due
-                and not (avoids and self._paging.touches_entry(known, blocks.get(stat.name, b"")))
-            ):
-                # The parent's own object: what is compared with it later is seen to be the same.
-                drafts.append(EntryDraft(known[0], known[1], None, None, known))
-                unchanged += 1
-                unchanged_bytes += stat.size
+            if alike[at] == stat:
+                # Nearly every entry of a page that has changed.
+                at += 1
                 continue
+            check()
+            if start < at:
+                runs.append(KeptRun(before.old, start, at))
+                items.append(runs[-1])
+            known = before.take(at, stat.name)
+            start = at = before.at
+            entry: EntryDraft | None
             if stat.type == _DIRECTORY and not stat.flags & _SKIPPED:
                 entry = yield from self._directory_entry(place, path, stat, known, depth)
             else:
-                if known is not None and known[0].type == _DIRECTORY:
-                    self._paging.drop_below(path_below(path, stat.name))
-                entry = entry_of(place, stat, known)
+                if known is None:
+                    entry = entry_of(place, stat, None)
+                else:
+                    blocks = before.old.extra.get(stat.name, b"")
+                    entry = self._known_leaf(place, path, stat, known, blocks, stat.name in due)
                 untold += 1
                 if untold == _TOLD_FILES:
                     self._progress.add(files=untold)
                     untold = 0
             if entry is not None:
-                drafts.append(entry)
-        self._progress.add(files=untold + unchanged, bytes=unchanged_bytes)
-        return drafts
+                items.append(entry)
+        if start < at:
+            runs.append(KeptRun(before.old, start, at))
+            items.append(runs[-1])
+            before.at = at
+        files = untold + entry_count(runs)
+        self._progress.add(files=files, bytes=sum([run.size for run in runs]))
+        return items
 
     def _new_entries(
         self, place: Place, path: bytes, part: Sequence[Stat], depth: int
@@ -438,7 +419,7 @@ class Walk:
         entries = pending
         while listing.has():
             part = listing.take(None, _TAKEN_NAMES)
-            entries += yield from self._entries_of(place, draft.path, part, {}, {}, depth)
+            entries += yield from self._new_entries(place, draft.path, part, depth)
             self._list(listing)
             if listing.has():
                 entries = self._paging.add_ended(draft, entries)
@@ -452,6 +433,23 @@ class Walk:
         if old is not None and old[0].type == _DIRECTORY:
             self._paging.drop_below(path_below(path, stat.name))
         return self._entries.entry(place, stat, old)
+
+    def _known_leaf(
+        self,
+        place: Place,
+        path: bytes,
+        stat: Stat,
+        known: OldEntry,
+        blocks: bytes,
+        is_due: bool,
+    ) -> EntryDraft | None:
+        """Return the entry of anything but a directory, of whose name the parent has one."""
+        is_same = known[0] == stat and not (stat.flags or is_due)
+        if is_same and not (self._avoids and self._paging.touches_entry(known, blocks)):
+            self._progress.add(bytes=stat.size)
+            # The parent's own objects: what is compared with them later is seen to be the same.
+            return EntryDraft(known[0], known[1], None, None, known)
+        return self._leaf(place, path, stat, known)
 
     def _directory_entry(
         self, place: Place, path: bytes, stat: Stat, old: OldEntry | None, depth: int

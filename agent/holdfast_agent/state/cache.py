@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from blake3 import blake3
 
 from holdfast_agent.sorting import RecordSorter
 from holdfast_agent.state.cache_tables import (
@@ -30,6 +30,7 @@ from holdfast_agent.state.cache_tables import (
     OVERLAY_TABLES,
     PAGE_COLUMNS,
     TABLES,
+    TABLES_VERSION,
     merge_contents,
 )
 from holdfast_agent.state.directory import StateDirectory
@@ -44,8 +45,6 @@ _REFS_BATCH: Final = 2048
 _SEGMENT: Final = 256
 """Records of one row of the content index: 4 KiB, one SQLite page."""
 _EXTRA_BYTES: Final = 1 << 16
-_RUNS_MAX: Final = 8
-"""More runs of the content index than this are merged into one."""
 
 
 class CacheHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -176,13 +175,13 @@ class TreeCache:
     # --- KnownTree: what is new ---
     def put(self, page: NewPage) -> None:
         """Note a new page."""
-        row = self._next_row
+        row = self._next_row if page.takes_row is None else page.takes_row
         flags = (1 if page.extra else 0) | (2 if page.has_links else 0)
         place = (page.directory, page.first, page.last, page.chunk, page.offset)
-        values = (row, *place, page.data, flags)
-        if not self._write("INSERT INTO over.pages VALUES (?,?,?,?,?,?,?,?)", values):
+        values = (row, *place, page.data, flags, blake3(page.data).digest(), page.stale)
+        if not self._write("INSERT INTO over.pages VALUES (?,?,?,?,?,?,?,?,?,?)", values):
             return
-        self._next_row += 1
+        self._next_row += page.takes_row is None
         for name, ids in page.extra:
             for part, start in enumerate(range(0, len(ids), _EXTRA_BYTES)):
                 values_of_part = (row, name, part, ids[start : start + _EXTRA_BYTES])
@@ -310,12 +309,28 @@ class TreeCache:
         self._db = sqlite3.connect(self._path(_CACHE), isolation_level=None)
         try:
             self._db.execute("PRAGMA cache_size = -4096")
+            self._require_version()
             self._db.executescript(TABLES)
             self._attach()
         except sqlite3.Error:
             self._db.close()
             raise
         self._next_row = 1
+
+    def _require_version(self) -> None:
+        """Return if the file is new or has these tables.
+
+        Raises:
+            sqlite3.DatabaseError: it has those of another version.
+        """
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            (tables,) = self._db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+            if not tables:
+                self._db.execute(f"PRAGMA user_version = {TABLES_VERSION}")
+                return
+        if version != TABLES_VERSION:
+            raise sqlite3.DatabaseError(f"tables of version {version}")
 
     def _attach(self) -> None:
         self._db.execute("ATTACH ? AS over", (str(self._path(_OVERLAY)),))
@@ -351,15 +366,17 @@ class TreeCache:
         run("INSERT INTO main.refs SELECT * FROM over.refs")
         (last,) = run("SELECT COALESCE(MAX(run), 0) FROM main.contents").fetchone()
         run("INSERT INTO main.contents SELECT ?, first, records FROM over.contents", (last + 1,))
-        merge_contents(self._db, _RUNS_MAX, _SEGMENT, self._state.spool)
+        merge_contents(self._db, _SEGMENT, self._state.spool)
         values = (*HEADER_KEY, _ENCODER.encode(pending))
         run("INSERT OR REPLACE INTO main.meta VALUES (?,?)", values)
 
     def _pages(self, where: str, *values: bytes | int) -> Iterator[KnownPage]:
         query = f"SELECT {PAGE_COLUMNS} FROM main.pages WHERE {where}"  # noqa: S608
-        for row, first, last, chunk, offset, data, flags in self._read(query, *values):
-            links = bool(flags & 2)
-            yield KnownPage(row, first, last, chunk, offset, data, bool(flags & 1), links)
+        for row, first, last, chunk, place, data, flags, digest, stale in self._read(
+            query, *values
+        ):
+            extra, links = bool(flags & 1), bool(flags & 2)
+            yield KnownPage(row, first, last, chunk, place, data, extra, links, digest, stale)
 
     def _read(self, query: str, *values: bytes | int) -> Iterator[tuple[Any, ...]]:
         try:
@@ -394,10 +411,10 @@ def _nothing(header: CacheHeader | None) -> CacheHeader:
 def _rows_of(records: bytes, key: bytes) -> list[int]:
     """Return the page rows of the records that begin with `key`."""
     width = CONTENT_RECORD_BYTES
-    count = len(records) // width
-    at = bisect_left(range(count), key, key=lambda i: records[i * width : i * width + _KEY_BYTES])
     rows = []
-    while at < count and records[at * width : at * width + _KEY_BYTES] == key:
-        rows.append(int.from_bytes(records[at * width + _KEY_BYTES : (at + 1) * width], "big"))
-        at += 1
+    at = records.find(key)
+    while at >= 0:
+        if at % width == 0:
+            rows.append(int.from_bytes(records[at + _KEY_BYTES : at + width], "big"))
+        at = records.find(key, at + 1)
     return rows

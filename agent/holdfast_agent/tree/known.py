@@ -9,6 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
+from blake3 import blake3
+
+from holdfast_agent.tree.page import Page, open_page
+from holdfast_agent.tree.rows import PageRows
+from holdfast_contract.errors import HoldfastError
+from holdfast_contract.ids import ChunkId
+
 
 class KnownTreeLost(Exception):
     """The cache cannot be read any further: go on without it."""
@@ -18,7 +25,7 @@ class KnownPage(NamedTuple):
     """One page of a directory."""
 
     row: int
-    """Number of the page in the cache, never used again."""
+    """Number of the page in the cache; of another page only where that one takes its place."""
     first: bytes
     """Name of its first entry."""
     last: bytes
@@ -32,6 +39,35 @@ class KnownPage(NamedTuple):
     """Whether `block_ids` has anything of it."""
     has_links: bool
     """Whether one of its entries has other names."""
+    digest: bytes
+    """BLAKE3 of `data` when it was put: what is taken over from it goes into the next snapshot."""
+    stale: int
+    """How many contents `rows_with_content` may find under `row` that are no longer in the page."""
+
+    def opened(self) -> PageRows:
+        """Return its entries.
+
+        Raises:
+            KnownTreeLost: the cache does not hold what was put into it.
+        """
+        if blake3(self.data).digest() != self.digest:
+            raise KnownTreeLost("a cached page has changed on the disk")
+        try:
+            return open_page(self.data, ChunkId(self.chunk), self.offset)
+        except HoldfastError as exc:
+            raise KnownTreeLost("a cached page cannot be decoded") from exc
+
+    def decoded(self) -> Page:
+        """Return its entries and their contents.
+
+        Raises:
+            KnownTreeLost: as `opened`.
+        """
+        page = self.opened()
+        try:
+            return Page(page.stats, page.contents(), page.ids)
+        except HoldfastError as exc:
+            raise KnownTreeLost("a cached page cannot be decoded") from exc
 
 
 class NewPage(NamedTuple):
@@ -46,8 +82,13 @@ class NewPage(NamedTuple):
     extra: tuple[tuple[bytes, bytes], ...]
     """(name of an entry, distinct ids that its blocks name beside the page's own, joined)."""
     content_ids: tuple[bytes, ...]
-    """Of its small files."""
+    """Of its small files; with `takes_row` of those that the parent's page has not."""
     has_links: bool
+    takes_row: int | None = None
+    """Number of the parent's page in whose place it stands, and under which most of its contents
+    are found already; that page is dropped. None: it gets a number of its own."""
+    stale: int = 0
+    """How many contents found under that number it has not."""
 
 
 class KnownTree(Protocol):

@@ -9,12 +9,11 @@ from __future__ import annotations
 import operator
 import struct
 from collections.abc import Iterator, Sequence
-from itertools import islice, pairwise
-from typing import Annotated, Any, Final, NamedTuple
+from itertools import islice
+from typing import Final, NamedTuple
 
 import msgspec
 from blake3 import blake3
-from msgspec import UNSET, Meta, UnsetType
 
 from holdfast_agent.tree.entry import (
     HOLE_CHUNK,
@@ -22,12 +21,19 @@ from holdfast_agent.tree.entry import (
     Content,
     EntryFlag,
     EntryType,
-    Extent,
     Stat,
+)
+from holdfast_agent.tree.rows import (
+    NIL,
+    ContentReader,
+    Owner,
+    PageRows,
+    Row,
+    RowRun,
+    encode_rows,
 )
 from holdfast_contract.errors import TooLarge
 from holdfast_contract.format.layout import (
-    COUNT_MAX,
     VERSION,
     Buffer,
     StrictDecoder,
@@ -35,7 +41,7 @@ from holdfast_contract.format.layout import (
     require,
 )
 from holdfast_contract.ids import ChunkId
-from holdfast_contract.limits import CHUNK_PLAIN_BYTES_MAX, PAGE_BYTES_MAX
+from holdfast_contract.limits import PAGE_BYTES_MAX
 
 PAGE_ENTRIES_MAX: Final = 4096
 """A writer ends a page before it has more entries."""
@@ -46,32 +52,10 @@ _ID_BYTES: Final = 32
 _FILE: Final = int(EntryType.FILE)
 _DIRECTORY: Final = int(EntryType.DIRECTORY)
 _SKIPPED: Final = int(EntryFlag.SKIPPED)
-_HOLE: Final = -1
-_SELF: Final = -2
-
-_U32 = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
-_Owner = tuple[_U32, _U32, str, str]
-_Pair = tuple[Annotated[bytes, Meta(min_length=1, max_length=255)], bytes]
-_Flat = tuple[int, ...]
-_Row = tuple[Annotated[int, Meta(ge=0)], Annotated[bytes, Meta(max_length=32)], _Flat, msgspec.Raw]
-_NIL: Final = msgspec.Raw(b"\xc0")
-
-
-class _Extra(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """What most entries do not have."""
-
-    xattrs: tuple[_Pair, ...] | UnsetType = UNSET
-    link: Annotated[bytes, Meta(min_length=16, max_length=16)] | UnsetType = UNSET
-    target: Annotated[bytes, Meta(min_length=1)] | UnsetType = UNSET
-    device: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
-    spill: Annotated[int, Meta(ge=1, le=2)] | UnsetType = UNSET
-    xattr_blocks: _Flat | UnsetType = UNSET
-
 
 _WHAT: Final = "page"
 _STATS = StrictDecoder(tuple[Stat, ...], _WHAT)
-_CONTENTS = StrictDecoder(tuple[tuple[_Owner, ...], tuple[_Row, ...]], _WHAT)
-_EXTRA = StrictDecoder(_Extra, _WHAT)
+_CONTENTS = StrictDecoder(tuple[tuple[Owner, ...], tuple[Row, ...]], _WHAT)
 _ENCODER = msgspec.msgpack.Encoder()
 
 
@@ -107,63 +91,23 @@ def encode_stat_part(stats: Sequence[Stat]) -> bytes:
     return _ENCODER.encode(stats)
 
 
-def encode_page(stat_part: bytes, contents: Sequence[Content]) -> bytes:
+def encode_page(stat_part: bytes, contents: Sequence[Content | RowRun]) -> bytes:
     """Return the page of entries with this stat part and these contents, in its order.
+
+    Runs, all of them of one page, are taken over from there.
 
     Raises:
         TooLarge: longer than 1 MiB.
     """
-    owners: dict[tuple[int, int, str, str], int] = {}
-    # The two marks make the ids' indices begin at 0 when two are taken off the number of keys.
-    ids = {HOLE_CHUNK: _HOLE, SELF_CHUNK: _SELF}
-    rows = []
-    for content in contents:
-        owner = (content.uid, content.gid, content.user, content.group)
-        index = owners.setdefault(owner, len(owners))
-        extents = content.extents
-        if len(extents) == 1:
-            chunk, offset, length = extents[0].chunk, extents[0].offset, extents[0].length
-            flat: Sequence[int] = (ids.setdefault(chunk, len(ids) - 2), offset, length)
-        else:
-            flat = _flatten(extents, ids)
-        rows.append((index, content.content_id, flat, _encode_extra(content, ids)))
-    content_part = _ENCODER.encode((tuple(owners), rows))
-    table = b"".join(ids)[2 * _ID_BYTES :]
-    count = len(ids) - 2
+    encoded = encode_rows(contents)
+    content_part = _ENCODER.encode((encoded.owners, encoded.rows))
+    table = b"".join(encoded.ids)
+    count = len(encoded.ids)
     header = _HEADER.pack(_MAGIC, VERSION, bytes(3), len(stat_part), count, len(content_part))
     page = b"".join((header, stat_part, table, content_part))
     if len(page) > PAGE_BYTES_MAX:
         raise TooLarge(f"page: {len(page)} bytes, at most {PAGE_BYTES_MAX}")
     return page
-
-
-def _flatten(extents: Sequence[Extent], ids: dict[bytes, int]) -> Sequence[int]:
-    flat: list[int] = []
-    for extent in extents:
-        index = ids.setdefault(extent.chunk, len(ids) - 2)
-        flat += (index, extent.offset, extent.length)
-    return flat
-
-
-def _encode_extra(content: Content, ids: dict[bytes, int]) -> _Extra | None:
-    if not (
-        content.xattrs
-        or content.link_group
-        or content.target
-        or content.device
-        or content.spill
-        or content.xattr_blocks
-    ):
-        return None
-    blocks = tuple(_flatten(content.xattr_blocks, ids))
-    return _Extra(
-        xattrs=content.xattrs or UNSET,
-        link=content.link_group or UNSET,
-        target=content.target or UNSET,
-        device=content.device or UNSET,
-        spill=content.spill or UNSET,
-        xattr_blocks=blocks or UNSET,
-    )
 
 
 def encode_pages(stats: Sequence[Stat], contents: Sequence[Content]) -> Iterator[tuple[int, bytes]]:
@@ -249,7 +193,7 @@ def _decode_stats(stat_part: memoryview) -> tuple[Stat, ...]:
 
 def _parts(
     data: Buffer,
-) -> tuple[tuple[Stat, ...], tuple[bytes, ...], tuple[_Owner, ...], tuple[_Row, ...]]:
+) -> tuple[tuple[Stat, ...], tuple[bytes, ...], tuple[Owner, ...], tuple[Row, ...]]:
     """Return stats, ids, owners, and the row of each stat's content."""
     stat_part, table, content_part = _split(data)
     stats = _decode_stats(stat_part)
@@ -265,11 +209,18 @@ def decode_page(data: Buffer, own_chunk: ChunkId, own_offset: int) -> Page:
     Raises:
         InvalidInput, UnsupportedVersion: not a page, or it says what cannot be.
     """
+    page = open_page(data, own_chunk, own_offset)
+    return Page(page.stats, page.contents(), page.ids)
+
+
+def open_page(data: Buffer, own_chunk: ChunkId, own_offset: int) -> PageRows:
+    """Return the entries of a page as `decode_page` does, contents not made yet: half of its cost.
+
+    Raises:
+        InvalidInput, UnsupportedVersion: not a page; what is wrong in contents is found later.
+    """
     stats, ids, owners, rows = _parts(data)
-    reader = _ContentReader(owners, ids, own_chunk, own_offset)
-    contents = tuple(map(reader.content, stats, rows))
-    require(len(reader.used) == len(ids), "page: an id is not used")
-    return Page(stats, contents, ids)
+    return PageRows(stats, rows, owners=owners, ids=ids, own_chunk=own_chunk, own_offset=own_offset)
 
 
 def list_page(data: Buffer, own_chunk: ChunkId, own_offset: int) -> Page:
@@ -282,14 +233,14 @@ def list_page(data: Buffer, own_chunk: ChunkId, own_offset: int) -> Page:
         InvalidInput, UnsupportedVersion: not a page, or it says what cannot be.
     """
     stats, ids, owners, rows = _parts(data)
-    reader = _ContentReader(owners, ids, own_chunk, own_offset)
+    reader = ContentReader(owners, ids, own_chunk, own_offset)
     owned = [Content(uid=uid, gid=gid, user=user, group=group) for uid, gid, user, group in owners]
     count = len(owned)
     contents: list[Content] = []
     for stat, row in zip(stats, rows, strict=True):
-        if stat.type == _FILE and row[3] == _NIL:
-            require(row[0] < count, "page: no such owner")
-            contents.append(owned[row[0]])
+        if stat.type == _FILE and row.extra == NIL:
+            require(row.owner < count, "page: no such owner")
+            contents.append(owned[row.owner])
         else:
             contents.append(reader.content(stat, row))
     return Page(stats, tuple(contents), ids)
@@ -316,8 +267,8 @@ def outline_page(data: Buffer, own_chunk: ChunkId, own_offset: int) -> Outline:
     stats: tuple[Stat, ...] = _STATS.decode(stat_part)
     owners, rows = _CONTENTS.decode(content_part)
     require(len(rows) == len(stats), "page: the two parts have another number of entries")
-    reader = _ContentReader(owners, _ids(table), own_chunk, own_offset)
-    found = frozenset(row[1] for row in rows) - {b""}
+    reader = ContentReader(owners, _ids(table), own_chunk, own_offset)
+    found = frozenset(row.content_id for row in rows) - {b""}
     require(all(len(content_id) == _ID_BYTES for content_id in found), "page: a content id")
     directories = tuple(
         (stat, reader.content(stat, row))
@@ -325,128 +276,3 @@ def outline_page(data: Buffer, own_chunk: ChunkId, own_offset: int) -> Outline:
         if stat.type == _DIRECTORY and not stat.flags & _SKIPPED
     )
     return Outline(found, directories, len(stats))
-
-
-class _ContentReader:
-    """Turns rows of one content part into Content, and checks each against its stat part."""
-
-    def __init__(
-        self, owners: Sequence[_Owner], ids: Sequence[bytes], own_chunk: bytes, own_offset: int
-    ) -> None:
-        require(own_chunk not in ids, "page: names its own chunk by id")
-        self._owners = owners
-        self._count = len(ids)
-        # Python counts negative indices from the end: -1 is the hole, -2 the own chunk.
-        self._chunks = (*ids, own_chunk, HOLE_CHUNK)
-        self._own_offset = own_offset
-        self.used: set[int] = set()
-
-    def content(self, stat: Stat, row: Any) -> Content:
-        """Return the content part of the entry whose stat part is `stat`."""
-        owner, content_id, flat, raw = row
-        if content_id and len(flat) == 3 and raw == _NIL and stat.type == _FILE:
-            # An ordinary file: what is required of it in one condition, 0.7 us instead of 1.4.
-            # Where that does not hold the rest says why.
-            index, offset, length = flat
-            if (
-                0 <= index < self._count
-                and offset >= 0
-                and 0 < length == stat.size <= CHUNK_PLAIN_BYTES_MAX - offset
-                and len(content_id) == _ID_BYTES
-                and owner < len(self._owners)
-            ):
-                self.used.add(index)
-                uid, gid, user, group = self._owners[owner]
-                return Content(
-                    uid=uid,
-                    gid=gid,
-                    user=user,
-                    group=group,
-                    content_id=content_id,
-                    extents=(Extent(self._chunks[index], offset, length),),
-                )
-        require(owner < len(self._owners), "page: no such owner")
-        uid, gid, user, group = self._owners[owner]
-        plain = raw == _NIL
-        extra = _NO_EXTRA if plain else _EXTRA.decode(raw)
-        spilled = extra.spill is not UNSET
-        if flat:
-            in_tree = spilled or stat.type == _DIRECTORY
-            extents = self._extents(flat, in_tree=in_tree)
-        else:
-            extents = ()
-        _check_content(stat, content_id, flat, spilled=spilled)
-        if plain:
-            return Content(
-                uid=uid, gid=gid, user=user, group=group, content_id=content_id, extents=extents
-            )
-        _check_extra(stat, extra)
-        return Content(
-            uid=uid,
-            gid=gid,
-            user=user,
-            group=group,
-            content_id=content_id,
-            extents=extents,
-            xattrs=extra.xattrs or (),
-            xattr_blocks=self._extents(extra.xattr_blocks or (), in_tree=True),
-            link_group=extra.link or b"",
-            target=extra.target or b"",
-            device=extra.device or 0,
-            spill=extra.spill or 0,
-        )
-
-    def _extents(self, flat: _Flat, *, in_tree: bool) -> tuple[Extent, ...]:
-        if len(flat) == 3:
-            return (self._extent(*flat, in_tree),)
-        require(len(flat) % 3 == 0, "page: a torn extent")
-        triples = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
-        return tuple(self._extent(*triple, in_tree) for triple in triples)
-
-    def _extent(self, index: int, offset: int, length: int, in_tree: bool) -> Extent:
-        require(offset >= 0 and length >= 1, "page: an extent that cannot be")
-        end = offset + length
-        if 0 <= index < self._count:
-            bytes_max = PAGE_BYTES_MAX if in_tree else CHUNK_PLAIN_BYTES_MAX
-            require(end <= bytes_max, "page: an extent out of bounds")
-            self.used.add(index)
-        elif index == _SELF:
-            require(in_tree, "page: content in a tree chunk")
-            require(end <= self._own_offset, "page: names what lies behind it")
-        else:
-            require(index == _HOLE and not in_tree, "page: no such chunk")
-            require(offset == 0 and length <= COUNT_MAX, "page: a hole that cannot be")
-        return Extent(self._chunks[index], offset, length)
-
-
-_NO_EXTRA: Final = _Extra()
-
-
-def _check_content(stat: Stat, content_id: bytes, flat: _Flat, *, spilled: bool) -> None:
-    """Require what stat part and content part must say of each other."""
-    require(len(content_id) in (0, _ID_BYTES), "page: length of a content id")
-    require(not spilled or bool(flat), "page: spilled to no blocks")
-    if stat.type == _FILE:
-        # Who reads such a file hashes all of it, holes too: no longer than a domain allows.
-        small = 0 < stat.size <= CHUNK_PLAIN_BYTES_MAX
-        require(not content_id or small, "page: content id of an empty or large file")
-        if not spilled and not stat.flags & _SKIPPED:
-            require(sum(flat[2::3]) == stat.size, "page: extents do not add up to the size")
-        return
-    require(stat.size == 0 and not content_id, "page: size or content id of what is no file")
-    require(not flat or stat.type == _DIRECTORY, "page: extents of what has no content")
-
-
-def _check_extra(stat: Stat, extra: _Extra) -> None:
-    if extra.xattrs:
-        require(extra.xattr_blocks is UNSET, "page: attributes both here and in blocks")
-        names = [name for name, _ in extra.xattrs]
-        require(
-            all(first < second for first, second in pairwise(names)),
-            "page: attributes are not sorted by name",
-        )
-    kind = stat.type
-    require(extra.link is UNSET or kind != EntryType.DIRECTORY, "page: a link to a directory")
-    require(extra.target is UNSET or kind == EntryType.SYMLINK, "page: target of no symlink")
-    is_device = kind in (EntryType.CHAR_DEVICE, EntryType.BLOCK_DEVICE)
-    require(extra.device is UNSET or is_device, "page: device number of no device")
