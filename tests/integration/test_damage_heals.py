@@ -6,6 +6,7 @@ import random
 import shutil
 from pathlib import Path
 
+from holdfast_contract.format.manifest import decode_manifest_body, snapshot_id, split_manifest
 from tests.support.world import World, under
 
 
@@ -41,6 +42,21 @@ class Hurt:
         done = self.world.backup(self.client, expect=expect)
         shutil.copytree(self.source, self.top / str(done["snapshot"]), symlinks=True)
         return done
+
+    def packs(self, snapshot: object) -> tuple[Path, list[Path]]:
+        """Return the pack with the root of a first backup, and the other packs.
+
+        Chunks of files lie in any of them, sealed in the order in which threads come to it.
+        """
+        objects = [path for path in self.store.rglob("*") if path.is_file()]
+        (body,) = (
+            decode_manifest_body(split_manifest(data).body)
+            for data in map(Path.read_bytes, objects)
+            if snapshot_id(data).hex() == snapshot
+        )
+        packs = self.objects("packs")
+        (root,) = (path for path in packs if body.tree[0].chunk in path.read_bytes())
+        return root, [path for path in packs if path != root]
 
     def disturb(self) -> None:
         """Add, change and remove files between those that stay."""
@@ -105,8 +121,7 @@ def test_damage_found_by_verify_is_sent_again_beside_changes(world: World) -> No
 def test_damage_found_by_a_failed_restore_heals_as_far_as_files_are_the_same(world: World) -> None:
     hurt = Hurt(world, "restore", big=7)
     first = hurt.backup()["snapshot"]
-    # Directories lie in the last pack, which is not full: the restore comes to all others.
-    packs = sorted(hurt.objects("packs"), key=lambda path: path.stat().st_size)[1:]
+    _, packs = hurt.packs(first)
     for pack in packs:
         flip(pack)
     said = hurt.restored(first, 13)
@@ -130,7 +145,7 @@ def test_the_root_is_lost_with_the_cache_the_next_backup_is_good_and_the_older_o
 ) -> None:
     hurt = Hurt(world, "root", big=7)
     first = hurt.backup()["snapshot"]
-    last = min(hurt.objects("packs"), key=lambda path: path.stat().st_size)
+    last, _ = hurt.packs(first)
     lose(last)
     assert world.stop_agent(hurt.client) == 0
     (world.state(hurt.client) / "cache.sqlite").unlink()
