@@ -338,23 +338,23 @@ class Mistake(NamedTuple):
 MISTAKES: Final[dict[str, Mistake]] = {
     plant.__name__: Mistake(plant, theme, seed)
     for plant, theme, seed in (
-        (acknowledge_before_the_catalog_commits, "", 1),
-        (commit_without_revalidation, "collector", 80),
-        (parent_looked_up_outside_the_transaction, "collector", 80),
+        (acknowledge_before_the_catalog_commits, "", 3),
+        (commit_without_revalidation, "collector", 178),
+        (parent_looked_up_outside_the_transaction, "collector", 122),
         (no_directory_fsync, "rollback", 2),
         (fsync_retried, "disk", 5),
         (late_first_upload_clobbers_the_second, "strangers", 11),
         (last_copy_wins, "strangers", 4),
         (id_looked_up_without_its_domain, "strangers", 4),
-        (refs_by_subtraction, "", 4),
+        (refs_by_subtraction, "", 5),
         (unsettled_files_trusted, "races", 13),
         (catalog_rolled_back_unnoticed, "rollback", 107),
         (report_of_a_job_stored_in_clear, "races", 20),
         (content_id_not_recomputed, "strangers", 39),
         (hints_kept_after_an_overflow, "hints", 54),
-        (hints_kept_over_a_restart, "hints", 38),
-        (hints_true_for_any_parent, "hints", 246),
-        (hints_of_a_directory_whatever_its_path, "hints", 38),
+        (hints_kept_over_a_restart, "hints", 6),
+        (hints_true_for_any_parent, "hints", 254),
+        (hints_of_a_directory_whatever_its_path, "hints", 6),
     )
 }
 
