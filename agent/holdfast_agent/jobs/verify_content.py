@@ -10,12 +10,11 @@ import msgspec
 
 from holdfast_agent.crypto.keys import ContentHasher, DomainKeys, content_id
 from holdfast_agent.ports import Cancel
-from holdfast_agent.restore.pipeline import Need, Opened, Pipeline, batch_bytes
+from holdfast_agent.restore.pipeline import Need, Opened, Pipeline, batch_bytes, part_of
 from holdfast_agent.restore.tally import Tally
 from holdfast_agent.snapshots.snapshot import Found, Snapshot
 from holdfast_agent.tree.entry import HOLE_CHUNK, Content, Extent, Stat
 from holdfast_contract.errors import Damaged
-from holdfast_contract.format.layout import Buffer
 from holdfast_contract.limits import MIB
 
 _PART_EXTENTS_MAX: Final = 256
@@ -128,7 +127,7 @@ class ContentProof:
                 if hasher is not None:
                     hasher.hole(extent.length)
                 continue
-            data = _data_of(opened[extent.chunk], extent)
+            data = part_of(opened[extent.chunk], extent)
             if hasher is not None:
                 hasher.update(data)
             elif wanted and content_id(self._keys, data) != wanted:
@@ -164,16 +163,6 @@ def _need_of(part: _Part) -> Need:
             if extent.chunk != HOLE_CHUNK
         ]
     )
-
-
-def _data_of(opened: Buffer | Damaged, extent: Extent) -> memoryview:
-    if isinstance(opened, Damaged):
-        raise opened
-    data = memoryview(opened)[extent.offset : extent.offset + extent.length]
-    if len(data) != extent.length:
-        chunk = extent.chunk.hex()
-        raise Damaged(f"chunk {chunk[:16]} is shorter than named", object=chunk, chunk=chunk)
-    return data
 
 
 def _wrong_content(file: _File) -> Damaged:

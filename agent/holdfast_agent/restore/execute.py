@@ -15,7 +15,7 @@ from holdfast_agent.restore.directory import TargetDirectory
 from holdfast_agent.restore.failures import KERNEL_ERRORS, EntryFailed
 from holdfast_agent.restore.metadata import Loss, What, apply
 from holdfast_agent.restore.nodes import make_link, make_node
-from holdfast_agent.restore.pipeline import Opened
+from holdfast_agent.restore.pipeline import Opened, part_of
 from holdfast_agent.restore.removal import remove
 from holdfast_agent.restore.steps import (
     Bundle,
@@ -41,7 +41,6 @@ from holdfast_agent.sources.findings import Reason
 from holdfast_agent.tree.entry import HOLE_CHUNK, Entry, EntryType, Extent
 from holdfast_contract.errors import Damaged
 from holdfast_contract.format.chunk import ChunkType
-from holdfast_contract.format.layout import Buffer
 
 _OWN_MODE = 0o700
 """Of a new directory until its own metadata is applied."""
@@ -238,7 +237,7 @@ class Execution:
         if not _cleared(work, self._deletion):
             raise EntryFailed(Reason.REPLACED, "a directory is in the way")
         content = work.content
-        data = _part_of(opened.get(extent.chunk) or self._fetched(extent), extent)
+        data = part_of(opened.get(extent.chunk) or self._fetched(extent), extent)
         writer = work.writer = self._writer = self._home(work).create_file(work.name)
         # Copied first, then hashed: another core has opened it, and the copy fetches it faster.
         writer.write(data, 0)
@@ -270,7 +269,7 @@ class Execution:
             if work.hasher is not None:
                 work.hasher.hole(extent.length)
         elif not (part.is_there and self._cloned(work, writer, extent)):
-            data = _part_of(opened.get(extent.chunk) or self._fetched(extent), extent)
+            data = part_of(opened.get(extent.chunk) or self._fetched(extent), extent)
             writer.write(data, work.offset)
             if work.hasher is not None:
                 work.hasher.update(data)
@@ -398,16 +397,6 @@ def _cleared(work: FileWork, deletion: Deletion) -> bool:
     level = work.level
     path = joined(level.path, work.name)
     return deletion.remove(work.portion.hidden, level.target, level.place, work.name, path)
-
-
-def _part_of(opened: Buffer | Damaged, extent: Extent) -> memoryview:
-    if isinstance(opened, Damaged):
-        raise opened
-    data = memoryview(opened)[extent.offset : extent.offset + extent.length]
-    if len(data) != extent.length:
-        chunk = extent.chunk.hex()
-        raise Damaged(f"chunk {chunk[:16]} is shorter than named", object=chunk, chunk=chunk)
-    return data
 
 
 def _wrong_content(work: FileWork) -> Damaged:

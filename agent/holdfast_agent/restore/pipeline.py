@@ -14,6 +14,7 @@ import msgspec
 from holdfast_agent.ports import Cancel
 from holdfast_agent.snapshots.arena import Arena
 from holdfast_agent.snapshots.chunks import Asked, ChunkReader
+from holdfast_agent.tree.entry import Extent
 from holdfast_contract.errors import Damaged
 from holdfast_contract.format.chunk import ChunkType
 from holdfast_contract.format.layout import Buffer
@@ -52,6 +53,21 @@ _CHUNK_BYTES_AT_LEAST: Final = 64 << 10
 _POLL_SECONDS: Final = 0.2
 _RESTING_BYTES: Final = 72 * MIB
 """Interpreter, libraries, cache of tree chunks, lists."""
+
+
+def part_of(opened: Buffer | Damaged, extent: Extent) -> memoryview:
+    """Return what an extent names of its chunk.
+
+    Raises:
+        Damaged: the chunk is, or it is shorter than that.
+    """
+    if isinstance(opened, Damaged):
+        raise opened
+    data = memoryview(opened)[extent.offset : extent.offset + extent.length]
+    if len(data) != extent.length:
+        chunk = extent.chunk.hex()
+        raise Damaged(f"chunk {chunk[:16]} is shorter than named", object=chunk, chunk=chunk)
+    return data
 
 
 def batch_bytes(memory_max: int) -> int:
